@@ -1,0 +1,270 @@
+package agent
+
+import (
+	"encoding/json"
+	"slices"
+	"strconv"
+
+	"troupe/actors/fault"
+)
+
+func itoa(n int64) string { return strconv.FormatInt(n, 10) }
+
+// Machine decides for one agent. It holds what the activation knows and builds the commit of one step; it does no I/O.
+// Every method that decides either returns an error and changes nothing, or fills C, to be stored before anything is done.
+type Machine struct {
+	Spec Spec
+	S    State
+	F    Figures
+	Set  Settings
+	Now  int64 // ms, the store's time
+	C    Commit
+	// NewID makes ids; it is a field so that tests are deterministic.
+	NewID func() string
+}
+
+// Finish completes the commit with the state, the card and the next instant at which to look again.
+func (m *Machine) Finish() *Commit {
+	m.C.State = Encode(&m.S)
+	m.head(HeadStatus, string(m.S.Status))
+	m.head(HeadReason, m.S.Reason)
+	m.C.Due = m.Due()
+	return &m.C
+}
+
+func (m *Machine) head(field, value string) {
+	if m.C.Head == nil {
+		m.C.Head = map[string]string{}
+	}
+	m.C.Head[field] = value
+}
+
+func (m *Machine) event(typ string, data map[string]any) {
+	b, err := json.Marshal(data)
+	if err != nil {
+		panic("encode event: " + err.Error()) // made of strings and numbers
+	}
+	m.C.Events = append(m.C.Events, Event{Type: typ, Data: b})
+}
+
+func (m *Machine) command(kind string, body any) {
+	m.C.Commands = append(m.C.Commands, Command{Kind: kind, Body: Encode(body)})
+}
+
+// PutSpec stores a new spec in this step.
+func (m *Machine) PutSpec(s Spec) {
+	m.Spec = s
+	m.C.Spec = Encode(&m.Spec)
+	m.head(HeadCard, string(s.MakeCard()))
+}
+
+// setStatus moves the status and tells it.
+func (m *Machine) setStatus(to Status, reason string) {
+	if m.S.Status != to {
+		m.event("agent.status", map[string]any{"status": to, "previous": m.S.Status, "reason": orNil(reason)})
+	}
+	m.S.Status, m.S.Reason = to, reason
+}
+
+func orNil(s string) any {
+	if s == "" {
+		return nil
+	}
+	return s
+}
+
+// Command applies a status command (§7). Pod and turn follow: stop cancels the turn (LIFE-4), leaving stopped or error
+// asks for a pod at once.
+func (m *Machine) Command(verb Verb) error {
+	if m.S.Deleting {
+		return Gone()
+	}
+	from := m.S.Status
+	to, err := from.Next(verb)
+	if err != nil || to == from {
+		return err
+	}
+	m.setStatus(to, "")
+	switch to {
+	case Stopped:
+		m.cancel("stop")
+		m.wantPod(false, "stopped")
+	case Active, Paused:
+		if from == Stopped || from == Errored {
+			m.S.Pod.Failed, m.S.Pod.RetryMS = 0, 0
+			m.S.ActiveMS = m.Now
+			m.wantPod(true, "woken")
+		}
+	}
+	return nil
+}
+
+// Gone is the answer for an agent that is deleted or being deleted.
+func Gone() error { return fault.New(fault.NotFound, "not_found", "Agent not found") }
+
+// Fail moves the agent to error (LIFE-9): the running turn fails, the pod goes.
+func (m *Machine) Fail(reason string) {
+	if m.S.Status == Stopped || m.S.Status == Errored || m.S.Deleting {
+		return
+	}
+	m.setStatus(Errored, reason)
+	if m.cancel("agent_error"); m.S.Turn != nil {
+		m.finalize()
+	}
+	m.wantPod(false, "error")
+	m.stopPod("error")
+}
+
+// Delete begins LIFE-6: from this commit on the agent is 404 everywhere.
+func (m *Machine) Delete(force bool) error {
+	if m.S.Deleting {
+		return Gone()
+	}
+	if m.S.Turn != nil && !force {
+		return fault.New(fault.Conflict, "turn_running", "A turn is running; set force to cancel it and delete")
+	}
+	if m.S.Turn != nil {
+		m.cancel("delete")
+		m.finalize()
+	}
+	m.S.Deleting = true
+	m.head(HeadDeleted, "1")
+	m.wantPod(false, "deleted")
+	m.stopPod("deleted")
+	return nil
+}
+
+// ChangeBalance sets or adds to the balance (BAL-1). The bounds are checked by the store in the same step.
+func (m *Machine) ChangeBalance(ch BalanceChange) error {
+	if m.S.Deleting {
+		return Gone()
+	}
+	m.C.Balance = &ch
+	return nil
+}
+
+// wantPod records whether a pod is wanted; lookPod acts on it once no turn stands in the way.
+func (m *Machine) wantPod(want bool, why string) {
+	p := &m.S.Pod
+	if p.Want != want || !want {
+		p.Why = why
+	}
+	p.Want = want
+}
+
+// stopPod gives the present incarnation up: its key is dead from this commit on, and it must be confirmed gone before
+// the next one may start (POD-1).
+func (m *Machine) stopPod(why string) {
+	p := &m.S.Pod
+	if p.Phase != PodStarting && p.Phase != PodUp {
+		return
+	}
+	if m.F.RunnerLive() {
+		m.shutdownRunner(why)
+	}
+	p.Phase, p.Why = PodStopping, why
+	m.head(HeadLease, "")
+	m.head(HeadIncarnation, "")
+	m.F.LeaseMS = 0
+}
+
+func (m *Machine) shutdownRunner(why string) {
+	reason := map[string]string{"scaled_to_zero": "scale_to_zero", "deleted": "delete", "replaced": "replaced", "lost": "restart"}[why]
+	if reason == "" {
+		reason = "stop"
+	}
+	m.command("shutdown", map[string]any{"reason": reason, "grace_ms": ShutdownGrace.Milliseconds()})
+}
+
+// PodStatus is what the owner sees (LIFE-8).
+func (m *Machine) PodStatus() PodStatus { return PodStatusOf(&m.S, &m.F) }
+
+// PodStatusOf derives the owner's view of the pod.
+func PodStatusOf(s *State, f *Figures) PodStatus {
+	switch {
+	case s.Status == Errored:
+		return PodError
+	case s.Pod.Phase == PodUp && f.RunnerLive():
+		return PodRunning
+	case s.Pod.Phase == PodAbsent && s.Pod.Want && s.Pod.Failed > 0:
+		return PodError
+	case s.Pod.Phase == PodStarting || s.Pod.Phase == PodUp || s.Pod.Phase == PodAbsent && s.Pod.Want:
+		return PodPending
+	}
+	return PodNotRunning
+}
+
+// Readiness derives LIFE-7.
+func Readiness(s *State, f *Figures) (ready bool, pod PodStatus, reason string) {
+	pod = PodStatusOf(s, f)
+	switch {
+	case s.Status == Paused:
+		reason = "Agent is paused"
+	case s.Status == Stopped:
+		reason = "Agent pod is stopped"
+	case s.Status == Errored:
+		reason = "Agent is in error state: " + s.Reason
+	case f.Balance <= 0:
+		reason = "Output token balance exhausted"
+	case pod == PodNotRunning:
+		reason = "Agent pod is scaled to zero; the next message wakes it"
+	case pod != PodRunning || s.FilesDue:
+		reason = "Agent pod is starting"
+	default:
+		return true, pod, ""
+	}
+	return false, pod, reason
+}
+
+// Due returns the next instant at which the agent must look at itself, 0 for none.
+func (m *Machine) Due() int64 {
+	var due []int64
+	s := &m.S
+	if s.Deleting {
+		return m.Now + 5000
+	}
+	if t := s.Turn; t != nil {
+		switch {
+		case t.Cancel != nil:
+			due = append(due, t.Cancel.DueMS)
+		default:
+			due = append(due, t.DeadlineMS)
+			if t.SentMS > 0 && !t.Accepted {
+				if !t.Resent {
+					due = append(due, t.SentMS+AcceptResend.Milliseconds())
+				} else {
+					due = append(due, t.SentMS+AcceptLost.Milliseconds())
+				}
+			}
+		}
+	}
+	if s.Pod.Phase == PodUp && (s.Turn != nil || s.Pod.Want) {
+		lease := max(m.F.LeaseMS, m.Now)
+		due = append(due, lease+1000)
+	}
+	if s.Pod.Want && s.Pod.Phase == PodAbsent {
+		due = append(due, max(s.Pod.RetryMS, m.Now+2000))
+	}
+	if s.Pod.Phase == PodStarting {
+		due = append(due, s.Pod.StartedMS+m.Set.StartTimeout.Milliseconds())
+	}
+	if s.Pod.Phase == PodStopping {
+		due = append(due, m.Now+5000)
+	}
+	if w := m.warmthEnd(); w > 0 {
+		due = append(due, w)
+	}
+	if len(due) == 0 {
+		return 0
+	}
+	return slices.Min(due)
+}
+
+// warmthEnd returns when an idle pod is scaled to zero, 0 for never or not idle (POD-4).
+func (m *Machine) warmthEnd() int64 {
+	s := &m.S
+	if s.Pod.Phase != PodUp || s.Turn != nil || m.Spec.WarmthMS == nil || s.Update != "" {
+		return 0
+	}
+	return s.ActiveMS + *m.Spec.WarmthMS
+}

@@ -1,0 +1,393 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"troupe/actors/account"
+)
+
+// Fence is the right to write an agent's state: the member that holds the claim and the epoch of the claim (FENCE-1).
+// Member compares as well as Epoch, so a store that lost its last claim in a failover cannot make two owners equal.
+type Fence struct {
+	Member string
+	Epoch  int64
+}
+
+// RunnerGuard makes a write conditional on the runner that caused it: it must be the newest of the live incarnation (FENCE-4).
+type RunnerGuard struct {
+	Incarnation int64
+	Epoch       int64 // 0: any epoch (attach)
+}
+
+// Figures are the fields of an agent that guarded scripts change beside its activation (FENCE-3). They are read with
+// the snapshot, never part of it, and may have moved on the moment they are read.
+type Figures struct {
+	Account      account.ID
+	Status       Status
+	Balance      int64
+	Used         int64 // output tokens charged since creation
+	Messages     int64 // to and from the agent
+	Pending      int64
+	Interrupt    int64 // sequence of the newest message with queue mode interrupt
+	Incarnation  int64 // of the live runtime key; 0: revoked
+	RunnerEpoch  int64
+	AttachedMS   int64
+	LeaseMS      int64 // end of the runner's lease; 0: none
+	HeartbeatMS  int64
+	SubscribedMS int64 // when the runner's command stream was opened; 0: never under this epoch
+	Execution    string
+	RunnerInfo   string // version and endpoint as reported by attach, JSON
+	CommandSeq   int64
+	NowMS        int64 // the store's clock at reading, never below the last instant written
+	Epoch        int64 // of the present claim
+	Member       string
+	Deleted      bool
+}
+
+// RunnerLive says whether a runner is attached and its lease has not ended (LIFE-7).
+func (f *Figures) RunnerLive() bool { return f.Incarnation > 0 && f.LeaseMS > f.NowMS }
+
+// Snapshot is everything an activation starts from.
+type Snapshot struct {
+	Version int64
+	Spec    []byte
+	State   []byte
+	Figures Figures
+}
+
+// MarkPut replaces the mark of one message. Unread changes the unread counter of its conversation by that much.
+type MarkPut struct {
+	ID     MessageID
+	Mark   Mark
+	Party  string
+	Unread int
+}
+
+// Append is a new message of the agent. AndTake is false: such messages are never queued.
+type Append struct {
+	ID   MessageID
+	Body Body
+	Mark Mark
+}
+
+// Kinds of records.
+const (
+	RecordSession = "session"
+	RecordTurn    = "turn"
+	RecordFiles   = "files"
+	RecordUpdate  = "update"
+	RecordIntent  = "intent"
+)
+
+// Record is one keyed document of an agent. Score orders the records of a kind; a nil Body deletes.
+type Record struct {
+	Kind  string
+	ID    string
+	Score int64
+	Body  []byte
+}
+
+// Command is one entry of the runner's command queue. Seq is given by the store.
+type Command struct {
+	Seq  int64
+	Kind string
+	Body []byte
+}
+
+// Event is one entry of the agent's event log, in the order of the commits (EVT-1). Data is compact JSON.
+type Event struct {
+	Type string
+	Data []byte
+}
+
+// BalanceChange sets the balance, or adds to it. Bounds are checked in the same step (BAL-1).
+type BalanceChange struct {
+	Set    bool
+	Amount int64
+}
+
+// Idempotency remembers the outcome of a call in the step of its effect (IDEM-3).
+type Idempotency struct {
+	Key    string // scope and caller's key, hashed
+	Hash   string // of the body
+	Result []byte
+}
+
+// Commit is the unit of work of an activation: all of it is durable or nothing.
+// It is refused as fault.Fenced when the fence is not the newest, as fault.Conflict "version" when the snapshot moved,
+// as fault.Conflict stale_runner when Guard does not hold.
+type Commit struct {
+	Agent    ID
+	Fence    Fence
+	Version  int64 // of the snapshot that the decision was made on
+	Guard    *RunnerGuard
+	Spec     []byte            // nil: unchanged
+	State    []byte            // nil: unchanged
+	Head     map[string]string // fields of the head; "" removes
+	Append   []Append
+	Take     []MessageID         // leave the queue
+	Requeue  map[MessageID]int64 // return to the queue at their old sequence (LIFE-4)
+	Marks    []MarkPut
+	Records  []Record
+	Commands []Command
+	Confirm  []int64 // commands that are done
+	Clear    bool    // drop every command (attach)
+	Attach   int64   // lease in ms: raises the runner epoch and starts a lease
+	Events   []Event
+	Balance  *BalanceChange
+	Idem     *Idempotency
+	Due      int64 // next instant at which the agent must look at itself; 0: none. Armed before the commit
+}
+
+// Fields of the head that activations set through Commit.Head. The store itself owns the others.
+const (
+	HeadStatus      = "status"
+	HeadReason      = "reason" // why the status is error
+	HeadCard        = "card"   // what lists show, JSON
+	HeadTurn        = "turn"   // id of the running turn
+	HeadLastTurn    = "lturn"  // id of the turn that ended last
+	HeadTurnEnd     = "tend"   // and when, ms
+	HeadSession     = "session"
+	HeadIncarnation = "inc"
+	HeadLease       = "rlease"
+	HeadRunner      = "rinfo"
+	HeadExecution   = "rexec"
+	HeadDeleted     = "deleted"
+)
+
+// Appended is what the store gave to a message of Commit.Append.
+type Appended struct {
+	Seq       int64
+	CreatedMS int64
+}
+
+// Committed is the result of a commit.
+type Committed struct {
+	Version     int64
+	NowMS       int64
+	Appended    []Appended
+	RunnerEpoch int64
+	Previous    int64 // balance before and after, when it was changed
+	Balance     int64
+}
+
+// Snapshots is how an activation reads and writes. Errors: fault.Unavailable, and those of Commit.
+type Snapshots interface {
+	Load(ctx context.Context, id ID) (Snapshot, error)
+	// Peek reads the figures and the first limit messages of the queue in one round trip.
+	Peek(ctx context.Context, id ID, limit int) (Figures, []Message, error)
+	Commit(ctx context.Context, c *Commit) (Committed, error)
+	// Purge removes every row of a deleted agent; it is repeatable.
+	Purge(ctx context.Context, id ID) error
+}
+
+// Creation is a whole new agent; storing it is idempotent by its id (IDEM-3).
+type Creation struct {
+	Spec    Spec
+	State   State
+	Balance int64
+	Files   []byte // the record of initial files, nil for none
+	Due     int64
+}
+
+// Creator stores new agents.
+type Creator interface {
+	Create(ctx context.Context, c *Creation) (nowMS int64, err error)
+}
+
+// Acceptance is a message to be accepted by whichever node took the call (MSG-1).
+type Acceptance struct {
+	Agent   ID
+	Account account.ID // "" skips the tenancy check (runtime and platform senders)
+	ID      MessageID
+	Body    Body
+	Idem    *Idempotency
+	Limit   int // MSG-15
+}
+
+// Accepted is the result: the message as stored, or the one stored earlier under the same idempotency key.
+type Accepted struct {
+	ID        MessageID
+	Seq       int64
+	CreatedMS int64
+	Status    Status // of the agent
+	Replayed  bool
+}
+
+// Inbox accepts messages without a fence. Errors: fault.NotFound, fault.Unavailable (agent_unavailable, store_unavailable),
+// fault.Limited queue_full, fault.Mismatch.
+type Inbox interface {
+	Accept(ctx context.Context, a *Acceptance) (Accepted, error)
+}
+
+// Page selects messages (MSG-10). Filters apply before paging.
+type Page struct {
+	After, Before MessageID
+	Desc          bool
+	Limit         int
+	Status        MessageStatus
+	Channel       Channel
+	Party         string
+	Role          Role
+}
+
+// ConversationRow is one conversation, newest first (CONV-1).
+type ConversationRow struct {
+	Party   string
+	Total   int64
+	Unread  int64
+	LastMS  int64
+	Last    MessageID
+	Channel Channel
+}
+
+// Messages are the reading side of the inbox; any node may ask.
+type Messages interface {
+	Message(ctx context.Context, id ID, msg MessageID) (Message, error)
+	ByID(ctx context.Context, id ID, msgs []MessageID) ([]Message, error) // unknown ids are left out
+	List(ctx context.Context, id ID, p Page) (msgs []Message, more bool, err error)
+	Queue(ctx context.Context, id ID, limit int) ([]Message, error) // pending, oldest first
+	Conversations(ctx context.Context, id ID, beforeMS int64, limit int) (rows []ConversationRow, more bool, err error)
+}
+
+// Records are the reading side of Commit.Records and of the command queue.
+type Records interface {
+	Record(ctx context.Context, id ID, kind, rec string) ([]byte, error) // nil when there is none
+	Commands(ctx context.Context, id ID, after int64) ([]Command, error)
+	Replay(ctx context.Context, id ID, key, hash string) (*Idempotency, error) // nil when there is none
+	Usage(ctx context.Context, id ID, scope string) (Usage, error)
+}
+
+// Usage is a sum of model calls.
+type Usage struct {
+	Input, Output, CacheWrite, CacheRead, Requests int64
+}
+
+// Add returns the sum of two usages.
+func (u Usage) Add(o Usage) Usage {
+	return Usage{u.Input + o.Input, u.Output + o.Output, u.CacheWrite + o.CacheWrite, u.CacheRead + o.CacheRead, u.Requests + o.Requests}
+}
+
+// Reservation asks for output tokens before a model call (LLM-4).
+type Reservation struct {
+	Agent       ID
+	Call        string // id of the call
+	Incarnation int64
+	RunnerEpoch int64  // 0: not given
+	Turn        TurnID // "": the running or just ended one
+	Want        int64
+	Floor       int64 // the least that is of any use (a thinking budget); below it nothing is available
+	Overdraft   int64
+	Model       string
+}
+
+// Granted is a reservation that was made. Session and Turn say to what the call is attributed.
+type Granted struct {
+	Tokens  int64
+	Turn    TurnID
+	Session SessionID
+	Balance int64
+}
+
+// Settlement ends a reservation with what the call really used. It is idempotent by the call's id.
+type Settlement struct {
+	Agent     ID
+	Call      string
+	Usage     Usage
+	Model     string
+	Estimated bool
+}
+
+// Ledger is the token balance. Every method is one guarded script without a fence (FENCE-3).
+// Reserve's errors: fault.Unauthenticated (revoked key), fault.Forbidden (no turn, stale turn or runner),
+// fault.Limited (others hold the balance), fault.Exhausted.
+type Ledger interface {
+	Reserve(ctx context.Context, r *Reservation) (Granted, error)
+	Renew(ctx context.Context, id ID, call string, soFar int64) error
+	Settle(ctx context.Context, s *Settlement) (balance int64, err error)
+}
+
+// Heartbeat is the lease renewal of a runner (RUN-2).
+type Heartbeat struct {
+	Agent     ID
+	Guard     RunnerGuard
+	LeaseMS   int64
+	Execution string
+	Subscribe bool // marks the command stream as open instead
+}
+
+// Beats renews runner leases without a fence. Errors: fault.Unauthenticated, fault.Conflict stale_runner.
+type Beats interface {
+	Beat(ctx context.Context, b *Heartbeat) (Figures, TurnID, error)
+}
+
+// Alarm is one entry of the clock: an agent that must look at itself. Stamp identifies the entry as it was read.
+type Alarm struct {
+	ID      ID
+	Pending bool // from the pending set of invariant 4, else a due instant
+	Stamp   int64
+}
+
+// Clock is the durable alarm clock and the pending set of invariant 4. Entries are hints; the agent's state is the truth.
+type Clock interface {
+	// Sweep returns due alarms, and pending entries older than five seconds, at most limit of each. A due alarm that is
+	// handed out comes again ten seconds later unless the agent arms or clears it.
+	Sweep(ctx context.Context, limit int) ([]Alarm, error)
+	// Clear removes entries that have not changed since they were read.
+	Clear(ctx context.Context, alarms []Alarm) error
+	// Arm sets the agent's due instant exactly; 0 removes it.
+	Arm(ctx context.Context, id ID, dueMS int64) error
+}
+
+// Watcher tells of changes by hints: a lost or repeated one changes nothing.
+type Watcher interface {
+	// Watch calls notify, which must not block, whenever something about the agent was committed, until cancel is called.
+	Watch(id ID, notify func()) (cancel func())
+}
+
+// PodSpec is what a runtime needs to start one incarnation.
+type PodSpec struct {
+	Agent       ID
+	Incarnation int64
+	Name        string
+	Env         map[string]Secret // complete environment as of POD-3
+	SizeBytes   int64
+	Ephemeral   bool // memory is emptied when the pod starts (CFG-11)
+}
+
+// PodPhase is what a runtime observes of one incarnation.
+type PodPhase string
+
+// The phases a runtime reports.
+const (
+	PhaseNone     PodPhase = "none"     // nothing of the agent exists that could run
+	PhaseStarting PodPhase = "starting" // created, not running yet
+	PhaseWaiting  PodPhase = "waiting"  // wants to start, no room
+	PhaseUp       PodPhase = "up"       // running
+	PhaseGone     PodPhase = "gone"     // ended; Reason says why
+)
+
+// Observation is the present state of an agent's pod.
+type Observation struct {
+	Agent       ID
+	Incarnation int64
+	Phase       PodPhase
+	Name        string
+	Node        string
+	Reason      string
+}
+
+// Runtime is where agents run. Every method is repeatable; Start returns once the pod is created, not when it attached.
+type Runtime interface {
+	// Start makes sure that exactly this incarnation runs; an older one must be gone first (POD-1), else fault.Conflict.
+	Start(ctx context.Context, spec PodSpec) error
+	// Stop ends the pod: it asks, waits for grace, then kills. It returns when the pod is confirmed gone.
+	Stop(ctx context.Context, id ID, grace time.Duration) error
+	// Delete stops the pod and removes its volume.
+	Delete(ctx context.Context, id ID) error
+	// Observe returns what is there now.
+	Observe(ctx context.Context, id ID) (Observation, error)
+	// Idle tells the runtime that the agent's pod is warm but unused since then (zero: it is in use), so that it may be given up for another.
+	Idle(id ID, since time.Time)
+}

@@ -1,0 +1,58 @@
+package agent
+
+// Update stores a merged spec (CFG-5): one step, a new configuration version, and word to the runner.
+func (m *Machine) Update(next Spec, changed []string, balance Opt[int64]) {
+	if balance.Given() {
+		m.C.Balance = &BalanceChange{Set: true, Amount: balance.Value}
+	}
+	if len(changed) == 0 {
+		return
+	}
+	next.ConfigVersion++
+	next.UpdatedMS = max(m.Now, next.UpdatedMS+1) // it changes even within one millisecond
+	m.PutSpec(next)
+	restart := ReplacesPod(changed) && (m.S.Pod.Phase == PodUp || m.S.Pod.Phase == PodStarting)
+	if restart {
+		m.S.Pod.Replace = true
+	}
+	if m.F.RunnerLive() {
+		m.command("config.changed", map[string]any{"config_version": next.ConfigVersion, "changed": changed, "restart_required": restart})
+	}
+}
+
+// Accessible says whether a file or filesystem call may be served: stopped and error agents refuse it (FILE-2, FS-8).
+func (m *Machine) Accessible() error {
+	if m.S.Deleting {
+		return Gone()
+	}
+	if err := m.S.Status.Accepts(m.S.Reason); err != nil {
+		return err
+	}
+	return nil
+}
+
+// Wake asks for a pod for a call that needs the workspace; it says whether the workspace can be reached now.
+func (m *Machine) Wake() (ready bool) {
+	m.S.ActiveMS = m.Now
+	if m.S.Pod.Phase == PodUp && m.F.RunnerLive() && !m.S.FilesDue && !m.S.Pod.Replace {
+		return true
+	}
+	m.wantPod(true, "woken")
+	return false
+}
+
+// TurnPrompt is the text that the runner gives to the model for the present attempt (HOOK-8, REC-4).
+func (c *Configuration) TurnPrompt(t *Turn, batch []Message) string {
+	switch t.Hook {
+	case HookRestart:
+		text := c.HookText(HookRestart)
+		if t.Unseen {
+			text += "\n\n" + c.Prompt(HookReceived, batch)
+		}
+		return text
+	case HookFallback:
+		return c.HookText(HookFallback)
+	default:
+		return c.Prompt(t.Hook, batch)
+	}
+}

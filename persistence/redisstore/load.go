@@ -1,0 +1,106 @@
+package redisstore
+
+import (
+	"context"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"troupe/actors/account"
+	"troupe/actors/agent"
+)
+
+// headFields are read for Figures, in the order of figures().
+var headFields = []string{"account", "status", "balance", "used", "mcount", "intr", "inc", "repoch", "ratt", "rlease", "rbeat", "rsub",
+	"rexec", "rinfo", "cseq", "last", "epoch", "member", "deleted", "turn", "v"}
+
+func figures(v []any, pending int64, now time.Time) agent.Figures {
+	r := values(v)
+	f := agent.Figures{
+		Account: account.ID(r.str(0)), Status: agent.Status(r.str(1)), Balance: r.num(2), Used: r.num(3), Messages: r.num(4), Interrupt: r.num(5),
+		Incarnation: r.num(6), RunnerEpoch: r.num(7), AttachedMS: r.num(8), LeaseMS: r.num(9), HeartbeatMS: r.num(10), SubscribedMS: r.num(11),
+		Execution: r.str(12), RunnerInfo: r.str(13), CommandSeq: r.num(14), Epoch: r.num(16), Member: r.str(17), Deleted: r.str(18) != "",
+		Pending: pending,
+	}
+	f.NowMS = max(now.UnixMilli(), r.num(15))
+	return f
+}
+
+// read is one pipeline that reads an agent's head, the length of its queue and the store's clock.
+type read struct {
+	head  *redis.SliceCmd
+	depth *redis.IntCmd
+	now   *redis.TimeCmd
+}
+
+func (s *Store) read(ctx context.Context, id agent.ID, more []string, extra ...redis.Cmder) (*read, error) {
+	k := keysOf(id)
+	args := []any{"hmget", k.head()}
+	for _, f := range headFields {
+		args = append(args, f)
+	}
+	for _, f := range more {
+		args = append(args, f)
+	}
+	r := &read{head: redis.NewSliceCmd(ctx, args...), depth: redis.NewIntCmd(ctx, "zcard", k.pending()), now: redis.NewTimeCmd(ctx, "time")}
+	if err := s.batch.do(ctx, shardOf(id), append([]redis.Cmder{r.head, r.depth, r.now}, extra...)...); err != nil {
+		return nil, err
+	}
+	for _, c := range append([]redis.Cmder{r.head, r.depth, r.now}, extra...) {
+		if err := storeErr(c.Err()); err != nil {
+			return nil, err
+		}
+	}
+	if r.head.Val()[0] == nil {
+		return nil, agent.Gone()
+	}
+	return r, nil
+}
+
+// Load implements agent.Snapshots.
+func (s *Store) Load(ctx context.Context, id agent.ID) (agent.Snapshot, error) {
+	r, err := s.read(ctx, id, []string{"spec", "state"})
+	if err != nil {
+		return agent.Snapshot{}, err
+	}
+	v := values(r.head.Val())
+	n := len(headFields)
+	return agent.Snapshot{Version: v.num(n - 1), Spec: []byte(v.str(n)), State: []byte(v.str(n + 1)), Figures: figures(v, r.depth.Val(), r.now.Val())}, nil
+}
+
+// Peek implements agent.Snapshots.
+func (s *Store) Peek(ctx context.Context, id agent.ID, limit int) (agent.Figures, []agent.Message, error) {
+	ids := redis.NewStringSliceCmd(ctx, "zrange", keysOf(id).pending(), 0, limit-1)
+	r, err := s.read(ctx, id, nil, ids)
+	if err != nil {
+		return agent.Figures{}, nil, err
+	}
+	f := figures(r.head.Val(), r.depth.Val(), r.now.Val())
+	msgs, err := s.fetch(ctx, id, ids.Val())
+	return f, msgs, err
+}
+
+// Purge implements agent.Snapshots: every key of the agent, found by its hash tag, a thousand at a time.
+func (s *Store) Purge(ctx context.Context, id agent.ID) error {
+	k := keysOf(id)
+	parties, err := s.rdb.ZRange(ctx, k.conversations(), 0, -1).Result()
+	if err != nil {
+		return storeErr(err)
+	}
+	keys := []string{k.bodies(), k.marks(), k.order(), k.pending(), k.conversations(), k.counters(), k.events(), k.commands(), k.records(), k.reservations(), k.usage()}
+	for _, p := range parties {
+		keys = append(keys, k.party(p))
+	}
+	for _, kind := range []string{agent.RecordSession, agent.RecordTurn, agent.RecordFiles, agent.RecordUpdate, agent.RecordIntent} {
+		keys = append(keys, k.index(kind))
+	}
+	if err := storeErr(s.rdb.Unlink(ctx, keys...).Err()); err != nil {
+		return err
+	}
+	for _, kind := range []string{"d", "p"} {
+		if err := storeErr(s.rdb.ZRem(ctx, clockKey(shardOf(id), kind), string(id)).Err()); err != nil {
+			return err
+		}
+	}
+	return storeErr(s.rdb.Unlink(ctx, k.head()).Err()) // last, so that a crash before it is repaired by a repeat
+}

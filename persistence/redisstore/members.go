@@ -1,0 +1,91 @@
+package redisstore
+
+import (
+	"context"
+	"encoding/json"
+	"strconv"
+
+	"troupe/actors/agent"
+	"troupe/actors/fault"
+)
+
+const memberPrefix = "mem:{m}:"
+
+// Lease implements agent.Leases. It does not share a pipeline with others: the lease must not wait behind them.
+func (s *Store) Lease(ctx context.Context, m agent.Member, join bool, ttlMS int64) (agent.Topology, error) {
+	mode := "renew"
+	if join {
+		mode = "join"
+	}
+	return s.lease(ctx, m.ID, string(agent.Encode(m)), mode, ttlMS)
+}
+
+// Leave implements agent.Leases.
+func (s *Store) Leave(ctx context.Context, id string) error {
+	_, err := s.lease(ctx, id, "", "leave", 1000)
+	return err
+}
+
+func (s *Store) lease(ctx context.Context, id, record, mode string, ttlMS int64) (agent.Topology, error) {
+	keys := []string{memberPrefix + "leases", memberPrefix + "records", memberPrefix + "version", memberPrefix + "beat"}
+	args := []any{id, ttlMS, record, mode, memberPrefix + "t"}
+	res, err := leaseScript.cmdRun(ctx, s, keys, args)
+	if err != nil {
+		return agent.Topology{}, err
+	}
+	v := reply(res)
+	if v.num(1) == 1 {
+		return agent.Topology{}, fault.Lost("member " + id)
+	}
+	t := agent.Topology{Version: v.num(0)}
+	for i := 2; i < len(v); i++ {
+		var m agent.Member
+		if json.Unmarshal([]byte(v.str(i)), &m) == nil {
+			t.Members = append(t.Members, m)
+		}
+	}
+	return t, nil
+}
+
+// cmdRun runs a script on a connection of its own.
+func (sc *script) cmdRun(ctx context.Context, s *Store, keys []string, args []any) (any, error) {
+	cmd := sc.cmd(ctx, keys, args, false)
+	if err := s.rdb.Process(ctx, cmd); err != nil && len(err.Error()) > 8 && err.Error()[:8] == "NOSCRIPT" {
+		cmd = sc.cmd(ctx, keys, args, true)
+		_ = s.rdb.Process(ctx, cmd)
+	}
+	res, err := cmd.Result()
+	return res, storeErr(err)
+}
+
+// WatchMembers implements agent.Leases.
+func (s *Store) WatchMembers(notify func()) (cancel func()) {
+	return s.hub.watch(memberPrefix+"t", notify)
+}
+
+// Owner implements agent.Claims.
+func (s *Store) Owner(ctx context.Context, kind, identity string) (agent.Claim, error) {
+	v, err := s.rdb.HMGet(ctx, grainHead(kind, identity), "member", "addr", "pid", "epoch").Result()
+	if err != nil {
+		return agent.Claim{}, storeErr(err)
+	}
+	r := values(v)
+	return agent.Claim{Member: r.str(0), Address: r.str(1), PID: r.str(2), Epoch: r.num(3)}, nil
+}
+
+// Claim implements agent.Claims.
+func (s *Store) Claim(ctx context.Context, kind, identity string, former, next agent.Claim) (agent.Claim, bool, error) {
+	res, err := claimScript.cmdRun(ctx, s, []string{grainHead(kind, identity)},
+		[]any{former.Member, strconv.FormatInt(former.Epoch, 10), next.Member, next.Address, next.PID})
+	if err != nil {
+		return agent.Claim{}, false, err
+	}
+	v := reply(res)
+	return agent.Claim{Member: v.str(1), Address: v.str(2), PID: v.str(3), Epoch: v.num(4)}, v.num(0) == 1, nil
+}
+
+// Release implements agent.Claims.
+func (s *Store) Release(ctx context.Context, kind, identity string, f agent.Fence) error {
+	_, err := releaseScript.cmdRun(ctx, s, []string{grainHead(kind, identity)}, []any{f.Member, f.Epoch})
+	return err
+}

@@ -1,0 +1,223 @@
+package redisstore
+
+import (
+	"context"
+	"strconv"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+
+	"troupe/actors/agent"
+	"troupe/actors/fault"
+)
+
+// scanChunk is how many messages a filtered list reads at a time.
+const scanChunk = 200
+
+// fetch reads messages by id, in the order given; ids that are unknown are left out.
+func (s *Store) fetch(ctx context.Context, id agent.ID, ids []string) ([]agent.Message, error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	k := keysOf(id)
+	args := make([]any, 0, len(ids)+2)
+	args = append(args, "hmget", k.bodies())
+	for _, x := range ids {
+		args = append(args, x)
+	}
+	marks := append([]any{"hmget", k.marks()}, args[2:]...)
+	b, m := redis.NewSliceCmd(ctx, args...), redis.NewSliceCmd(ctx, marks...)
+	if err := s.batch.do(ctx, shardOf(id), b, m); err != nil {
+		return nil, err
+	}
+	if b.Err() != nil || m.Err() != nil {
+		return nil, fault.Store(firstErr(b.Err(), m.Err()))
+	}
+	out := make([]agent.Message, 0, len(ids))
+	for i, x := range ids {
+		raw, ok := b.Val()[i].(string)
+		mark, _ := m.Val()[i].(string)
+		if !ok {
+			continue
+		}
+		seq, rest, _ := strings.Cut(raw, ":")
+		at, body, _ := strings.Cut(rest, ":")
+		msg, err := agent.DecodeMessage(agent.MessageID(x), number(seq), number(at), []byte(body), []byte(mark))
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, msg)
+	}
+	return out, nil
+}
+
+func firstErr(errs ...error) error {
+	for _, e := range errs {
+		if e != nil {
+			return e
+		}
+	}
+	return nil
+}
+
+// Message implements agent.Messages. Errors: fault.NotFound.
+func (s *Store) Message(ctx context.Context, id agent.ID, msg agent.MessageID) (agent.Message, error) {
+	ms, err := s.fetch(ctx, id, []string{string(msg)})
+	if err == nil && len(ms) == 0 {
+		err = fault.New(fault.NotFound, "not_found", "Message not found")
+	}
+	if err != nil {
+		return agent.Message{}, err
+	}
+	return ms[0], nil
+}
+
+// ByID implements agent.Messages.
+func (s *Store) ByID(ctx context.Context, id agent.ID, msgs []agent.MessageID) ([]agent.Message, error) {
+	ids := make([]string, len(msgs))
+	for i, m := range msgs {
+		ids[i] = string(m)
+	}
+	return s.fetch(ctx, id, ids)
+}
+
+// Queue implements agent.Messages.
+func (s *Store) Queue(ctx context.Context, id agent.ID, limit int) ([]agent.Message, error) {
+	ids, err := s.rdb.ZRange(ctx, keysOf(id).pending(), 0, int64(limit)-1).Result()
+	if err != nil {
+		return nil, storeErr(err)
+	}
+	return s.fetch(ctx, id, ids)
+}
+
+// List implements agent.Messages (MSG-10): it walks the order of the agent, or of one counterparty, from the cursor on.
+func (s *Store) List(ctx context.Context, id agent.ID, p agent.Page) ([]agent.Message, bool, error) {
+	k := keysOf(id)
+	index := k.order()
+	if p.Party != "" {
+		index = k.party(p.Party)
+	}
+	lo, hi, back := "-inf", "+inf", p.Desc
+	for cursor, set := range map[agent.MessageID]*string{p.After: &lo, p.Before: &hi} {
+		if cursor == "" {
+			continue
+		}
+		seq, err := s.rdb.ZScore(ctx, k.order(), string(cursor)).Result()
+		if err == redis.Nil {
+			return nil, false, fault.New(fault.Invalid, "invalid_cursor", "The cursor is no message of this agent")
+		}
+		if err != nil {
+			return nil, false, storeErr(err)
+		}
+		*set = "(" + strconv.FormatFloat(seq, 'f', 0, 64)
+	}
+	if p.After != "" {
+		back = false
+	} else if p.Before != "" {
+		back = true
+	}
+	var out []agent.Message
+	for len(out) <= p.Limit {
+		from, to := lo, hi
+		if back {
+			from, to = hi, lo
+		}
+		ids, err := s.rdb.ZRangeArgs(ctx, redis.ZRangeArgs{Key: index, Start: from, Stop: to, ByScore: true, Rev: back, Count: scanChunk}).Result()
+		if err != nil {
+			return nil, false, storeErr(err)
+		}
+		msgs, err := s.fetch(ctx, id, ids)
+		if err != nil {
+			return nil, false, err
+		}
+		for _, m := range msgs {
+			if p.Matches(&m) && len(out) <= p.Limit {
+				out = append(out, m)
+			}
+			edge := "(" + strconv.FormatInt(m.Seq, 10)
+			if back {
+				hi = edge
+			} else {
+				lo = edge
+			}
+		}
+		if len(ids) < scanChunk {
+			break
+		}
+	}
+	out, more := p.Cut(out, back)
+	return out, more, nil
+}
+
+// Conversations implements agent.Messages (CONV-1).
+func (s *Store) Conversations(ctx context.Context, id agent.ID, beforeMS int64, limit int) ([]agent.ConversationRow, bool, error) {
+	k := keysOf(id)
+	newest := "+inf"
+	if beforeMS > 0 {
+		newest = "(" + strconv.FormatInt(beforeMS, 10)
+	}
+	zs, err := s.rdb.ZRangeArgsWithScores(ctx, redis.ZRangeArgs{Key: k.conversations(), Start: newest, Stop: "-inf", ByScore: true, Rev: true, Count: int64(limit) + 1}).Result()
+	if err != nil {
+		return nil, false, storeErr(err)
+	}
+	more := len(zs) > limit
+	rows := make([]agent.ConversationRow, 0, limit)
+	for _, z := range zs[:min(len(zs), limit)] {
+		party, _ := z.Member.(string)
+		c, err := s.rdb.HMGet(ctx, k.counters(), party+":t", party+":u", party+":c").Result()
+		if err != nil {
+			return nil, false, storeErr(err)
+		}
+		v := values(c)
+		rows = append(rows, agent.ConversationRow{Party: party, Total: v.num(0), Unread: max(0, v.num(1)), Channel: agent.Channel(v.str(2)), LastMS: int64(z.Score)})
+	}
+	return rows, more, nil
+}
+
+// Record implements agent.Records.
+func (s *Store) Record(ctx context.Context, id agent.ID, kind, rec string) ([]byte, error) {
+	b, err := s.rdb.HGet(ctx, keysOf(id).records(), kind+"/"+rec).Bytes()
+	return b, storeErr(err)
+}
+
+// Commands implements agent.Records.
+func (s *Store) Commands(ctx context.Context, id agent.ID, after int64) ([]agent.Command, error) {
+	rows, err := s.rdb.ZRangeArgs(ctx, redis.ZRangeArgs{Key: keysOf(id).commands(), Start: "(" + strconv.FormatInt(after, 10), Stop: "+inf", ByScore: true}).Result()
+	if err != nil {
+		return nil, storeErr(err)
+	}
+	out := make([]agent.Command, 0, len(rows))
+	for _, r := range rows {
+		p := strings.SplitN(r, " ", 3)
+		if len(p) == 3 {
+			out = append(out, agent.Command{Seq: number(p[0]), Kind: p[1], Body: []byte(p[2])})
+		}
+	}
+	return out, nil
+}
+
+// Replay implements agent.Records.
+func (s *Store) Replay(ctx context.Context, id agent.ID, key, hash string) (*agent.Idempotency, error) {
+	v, err := s.rdb.HMGet(ctx, keysOf(id).idem(key), "hash", "result").Result()
+	if err != nil {
+		return nil, storeErr(err)
+	}
+	r := values(v)
+	switch {
+	case v[0] == nil:
+		return nil, nil
+	case r.str(0) != hash:
+		return nil, reused()
+	}
+	return &agent.Idempotency{Key: key, Hash: hash, Result: []byte(r.str(1))}, nil
+}
+
+// Usage implements agent.Records.
+func (s *Store) Usage(ctx context.Context, id agent.ID, scope string) (agent.Usage, error) {
+	v, err := s.rdb.HMGet(ctx, keysOf(id).usage(), scope+":i", scope+":o", scope+":w", scope+":r", scope+":n").Result()
+	if err != nil {
+		return agent.Usage{}, storeErr(err)
+	}
+	r := values(v)
+	return agent.Usage{Input: r.num(0), Output: r.num(1), CacheWrite: r.num(2), CacheRead: r.num(3), Requests: r.num(4)}, nil
+}

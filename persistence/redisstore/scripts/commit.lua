@@ -1,0 +1,92 @@
+-- commit: the unit of work of an activation, all or nothing, under its fence (FENCE-2).
+-- KEYS 1 head 2 bodies 3 marks 4 order 5 pending 6 events 7 conversations 8 conversation counters 9 commands 10 records
+--      11 idempotency (or head) 12... order of a party, or index of a kind of records, named by position in the operations
+-- ARGV 1 member 2 epoch 3 version 4 guard incarnation ("" none) 5 guard runner epoch 6 balance change (""|set|add) 7 amount
+--      8 channel to publish on, then operations:
+--      H field value | S spec | T state | A id body mark party key channel | - id | + id seq | M id mark party unread
+--      R field body score id key | D field id key | C kind body | X kind... | Z | E type data | I hash result ttl | L lease
+-- Returns {ok, version, now, runner epoch, balance before, after, (seq, created)...} or {fenced} {version, v} {runner} {key} {balance, b}
+-- Invariant: every check comes before the first write.
+local head = KEYS[1]
+local h = redis.call('HMGET', head, 'member', 'epoch', 'v', 'inc', 'repoch', 'balance', 'last', 'spec')
+if h[1] ~= ARGV[1] or h[2] ~= ARGV[2] then return {'fenced'} end
+if not h[8] then return {'gone'} end
+if (h[3] or '0') ~= ARGV[3] then return {'version', h[3] or '0'} end
+if ARGV[4] ~= '' then
+  if (h[4] or '0') ~= ARGV[4] then return {'key'} end
+  if ARGV[5] ~= '0' and (h[5] or '0') ~= ARGV[5] then return {'runner'} end
+end
+local before = tonumber(h[6] or '0')
+local after = before
+if ARGV[6] == 'set' then after = tonumber(ARGV[7]) elseif ARGV[6] == 'add' then after = before + tonumber(ARGV[7]) end
+if after < 0 or after > 9007199254740991 then return {'balance', int(before)} end
+local now = clock()
+if h[7] and tonumber(h[7]) > now then now = tonumber(h[7]) end
+local at = int(now)
+if ARGV[6] ~= '' then redis.call('HSET', head, 'balance', int(after)) end
+local version = redis.call('HINCRBY', head, 'v', 1)
+redis.call('HSET', head, 'last', at)
+local out = {'ok', int(version), at, h[5] or '0', int(before), int(after)}
+local i = 9
+while ARGV[i] do
+  local op = ARGV[i]
+  if op == 'H' then
+    if ARGV[i + 2] == '' then redis.call('HDEL', head, ARGV[i + 1]) else redis.call('HSET', head, ARGV[i + 1], ARGV[i + 2]) end
+    i = i + 3
+  elseif op == 'S' then redis.call('HSET', head, 'spec', ARGV[i + 1]); i = i + 2
+  elseif op == 'T' then redis.call('HSET', head, 'state', ARGV[i + 1]); i = i + 2
+  elseif op == 'A' then
+    local seq = redis.call('HINCRBY', head, 'mseq', 1)
+    redis.call('HINCRBY', head, 'mcount', 1)
+    redis.call('HSET', KEYS[2], ARGV[i + 1], seq .. ':' .. at .. ':' .. ARGV[i + 2])
+    redis.call('HSET', KEYS[3], ARGV[i + 1], ARGV[i + 3])
+    redis.call('ZADD', KEYS[4], seq, ARGV[i + 1])
+    redis.call('ZADD', KEYS[7], at, ARGV[i + 4])
+    redis.call('ZADD', KEYS[tonumber(ARGV[i + 5])], seq, ARGV[i + 1])
+    redis.call('HINCRBY', KEYS[8], ARGV[i + 4] .. ':t', 1)
+    redis.call('HSET', KEYS[8], ARGV[i + 4] .. ':c', ARGV[i + 6])
+    out[#out + 1] = int(seq); out[#out + 1] = at
+    i = i + 7
+  elseif op == '-' then redis.call('ZREM', KEYS[5], ARGV[i + 1]); i = i + 2
+  elseif op == '+' then redis.call('ZADD', KEYS[5], ARGV[i + 2], ARGV[i + 1]); i = i + 3
+  elseif op == 'M' then
+    redis.call('HSET', KEYS[3], ARGV[i + 1], ARGV[i + 2])
+    if ARGV[i + 4] ~= '0' then redis.call('HINCRBY', KEYS[8], ARGV[i + 3] .. ':u', ARGV[i + 4]) end
+    i = i + 5
+  elseif op == 'R' then
+    redis.call('HSET', KEYS[10], ARGV[i + 1], ARGV[i + 2])
+    redis.call('ZADD', KEYS[tonumber(ARGV[i + 5])], ARGV[i + 3], ARGV[i + 4])
+    i = i + 6
+  elseif op == 'D' then
+    redis.call('HDEL', KEYS[10], ARGV[i + 1])
+    redis.call('ZREM', KEYS[tonumber(ARGV[i + 3])], ARGV[i + 2])
+    i = i + 4
+  elseif op == 'C' then
+    local seq = redis.call('HINCRBY', head, 'cseq', 1)
+    redis.call('ZADD', KEYS[9], seq, int(seq) .. ' ' .. ARGV[i + 1] .. ' ' .. ARGV[i + 2])
+    redis.call('ZREMRANGEBYRANK', KEYS[9], 0, -101)
+    i = i + 3
+  elseif op == 'X' then
+    for _, c in ipairs(redis.call('ZRANGE', KEYS[9], 0, -1)) do
+      local kind = string.match(c, '^%d+ (%S+) ')
+      if string.find(' ' .. ARGV[i + 1] .. ' ', ' ' .. kind .. ' ', 1, true) then redis.call('ZREM', KEYS[9], c) end
+    end
+    i = i + 2
+  elseif op == 'Z' then redis.call('DEL', KEYS[9]); i = i + 1
+  elseif op == 'E' then
+    local e = redis.call('HINCRBY', head, 'eseq', 1)
+    redis.call('XADD', KEYS[6], 'MAXLEN', '~', 10000, e .. '-0', 't', ARGV[i + 1], 'a', at, 'd', ARGV[i + 2])
+    i = i + 3
+  elseif op == 'I' then
+    redis.call('HSET', KEYS[11], 'hash', ARGV[i + 1], 'result', ARGV[i + 2])
+    redis.call('PEXPIRE', KEYS[11], ARGV[i + 3])
+    i = i + 4
+  elseif op == 'L' then
+    out[4] = int(redis.call('HINCRBY', head, 'repoch', 1))
+    redis.call('HSET', head, 'ratt', at, 'rbeat', at, 'rlease', int(now + tonumber(ARGV[i + 1])))
+    redis.call('HDEL', head, 'rsub')
+    i = i + 2
+  else error('unknown operation ' .. op) end
+end
+redis.call('PUBLISH', ARGV[8], version)
+return out

@@ -1,0 +1,134 @@
+// Package redistest starts real Redis servers for tests, each with a directory and port of its own, and stops them by pid.
+package redistest
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Server is one running redis-server.
+type Server struct {
+	Addr string
+	Dir  string
+	args []string
+	cmd  *exec.Cmd
+}
+
+// URL is the address in the form that the store takes.
+func (s *Server) URL() string { return "redis://" + s.Addr }
+
+// Start runs a redis-server with an append-only file until the test ends. It fails the test when redis-server is not
+// installed: a store that was not tested is not proven.
+func Start(t testing.TB, args ...string) *Server {
+	t.Helper()
+	if _, err := exec.LookPath("redis-server"); err != nil {
+		t.Fatal("redis-server is needed: apt-get install redis-server (make test does it)")
+	}
+	s := &Server{Addr: FreeAddr(t), Dir: t.TempDir(), args: args}
+	s.Up(t)
+	t.Cleanup(func() { s.Kill() })
+	return s
+}
+
+// FreeAddr returns a loopback address that nobody listens on.
+func FreeAddr(t testing.TB) string {
+	t.Helper()
+	for {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close() //nolint: held until the end so that no address comes twice
+		if p := l.Addr().(*net.TCPAddr).Port; p < 55000 { // a cluster bus needs the port + 10000
+			return l.Addr().String()
+		}
+	}
+}
+
+// Up starts the server, again after Kill, and waits until it answers.
+func (s *Server) Up(t testing.TB) {
+	t.Helper()
+	_, port, _ := net.SplitHostPort(s.Addr)
+	args := append([]string{"--port", port, "--bind", "127.0.0.1", "--dir", s.Dir, "--appendonly", "yes", "--save", "", "--daemonize", "no"}, s.args...)
+	s.cmd = exec.Command("redis-server", args...)
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	log, err := os.OpenFile(s.Dir+"/redis.log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	s.cmd.Stdout, s.cmd.Stderr = log, log
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	rdb := redis.NewClient(&redis.Options{Addr: s.Addr})
+	defer rdb.Close()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if rdb.Ping(context.Background()).Err() == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			b, _ := os.ReadFile(s.Dir + "/redis.log")
+			t.Fatalf("redis-server did not start:\n%s", b)
+		}
+	}
+}
+
+// Kill ends the server like a crash. What its append-only file holds survives.
+func (s *Server) Kill() {
+	_ = s.cmd.Process.Kill()
+	_ = s.cmd.Wait()
+}
+
+// Pid is the server's process.
+func (s *Server) Pid() int { return s.cmd.Process.Pid }
+
+// Cluster starts a Redis Cluster of three masters and returns its address for the store.
+func Cluster(t testing.TB) string {
+	t.Helper()
+	var nodes []*Server
+	for range 3 {
+		nodes = append(nodes, Start(t, "--cluster-enabled", "yes", "--cluster-node-timeout", "2000"))
+	}
+	ctx := context.Background()
+	var clients []*redis.Client
+	for i, n := range nodes {
+		c := redis.NewClient(&redis.Options{Addr: n.Addr})
+		t.Cleanup(func() { _ = c.Close() })
+		clients = append(clients, c)
+		from, to := i*16384/3, (i+1)*16384/3-1
+		if err := c.ClusterAddSlotsRange(ctx, from, to).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, n := range nodes[1:] {
+		host, port, _ := net.SplitHostPort(n.Addr)
+		if err := clients[0].ClusterMeet(ctx, host, port).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		ready := 0
+		for _, c := range clients {
+			info, _ := c.ClusterInfo(ctx).Result()
+			if strings.Contains(info, "cluster_state:ok") && strings.Contains(info, "cluster_known_nodes:3") {
+				ready++
+			}
+		}
+		if ready == 3 {
+			return fmt.Sprintf("redis://%s?addr=%s&addr=%s", nodes[0].Addr, nodes[1].Addr, nodes[2].Addr)
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the Redis Cluster did not form")
+		}
+	}
+}

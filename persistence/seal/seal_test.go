@@ -1,0 +1,53 @@
+package seal
+
+import (
+	"strings"
+	"testing"
+)
+
+func box(t *testing.T) *Box {
+	t.Helper()
+	key, err := ParseKey(NewKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := New(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestSEC_1_SealedValuesAreBoundToOwnerAndSlot(t *testing.T) {
+	b := box(t)
+	sealed, err := b.Seal("agent-1", "anthropic_api_key", "sk-ant-secret")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(sealed, "secret") {
+		t.Fatalf("the value shows in %q", sealed)
+	}
+	if got, err := b.Open("agent-1", "anthropic_api_key", sealed); err != nil || got != "sk-ant-secret" {
+		t.Fatalf("got %q, %v", got, err)
+	}
+	other := box(t)
+	for name, open := range map[string]func() (string, error){
+		"another owner": func() (string, error) { return b.Open("agent-2", "anthropic_api_key", sealed) },
+		"another slot":  func() (string, error) { return b.Open("agent-1", "discord_bot_token", sealed) },
+		"another key":   func() (string, error) { return other.Open("agent-1", "anthropic_api_key", sealed) },
+		"a cut value":   func() (string, error) { return b.Open("agent-1", "anthropic_api_key", sealed[:len(sealed)-3]) },
+		"no value":      func() (string, error) { return b.Open("agent-1", "anthropic_api_key", "") },
+	} {
+		if got, err := open(); err == nil {
+			t.Errorf("%s opened it: %q", name, got)
+		}
+	}
+}
+
+func TestParseKeyRefusesWhatIsNo32Bytes(t *testing.T) {
+	for _, s := range []string{"", "short", "!!!!", "AAAA"} {
+		if _, err := ParseKey(s); err == nil {
+			t.Errorf("ParseKey(%q) was accepted", s)
+		}
+	}
+}

@@ -1,0 +1,104 @@
+package sqlitestore
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"testing"
+
+	"troupe/actors/account"
+	"troupe/actors/agent"
+	"troupe/persistence/storetest"
+)
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv("SQLITESTORE_WRITER"); dir != "" {
+		writer(dir)
+	}
+	os.Exit(m.Run())
+}
+
+func open(t *testing.T) storetest.Store {
+	t.Helper()
+	s, err := Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func TestContract(t *testing.T) { storetest.Run(t, open) }
+
+func TestOneProcessOwnsTheDirectory(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(dir); err == nil {
+		t.Fatal("a second owner was let in")
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = Open(dir); err != nil {
+		t.Fatal(err)
+	}
+	_ = s.Close()
+}
+
+// writer accepts messages and prints each id once it was acknowledged, until it is killed.
+func writer(dir string) {
+	s, err := Open(dir)
+	if err != nil {
+		panic(err)
+	}
+	ctx := context.Background()
+	spec := agent.NewSpec("a", agent.Settings{}.WithDefaults())
+	spec.Account = account.ID("acct")
+	if _, err := s.Create(ctx, &agent.Creation{Spec: spec, State: agent.State{Status: agent.Active}}); err != nil {
+		panic(err)
+	}
+	for {
+		id := agent.MessageID(agent.NewUUID())
+		if _, err := s.Accept(ctx, &agent.Acceptance{Agent: "a", ID: id, Limit: 1 << 30, Body: agent.Body{Counterparty: "p"}}); err != nil {
+			panic(err)
+		}
+		fmt.Println(string(id))
+	}
+}
+
+func TestMSG_2_AcknowledgedMessagesSurviveKill(t *testing.T) {
+	dir := t.TempDir()
+	for round := range 3 {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), "SQLITESTORE_WRITER="+dir)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var acked []string
+		for sc := bufio.NewScanner(out); sc.Scan(); {
+			if acked = append(acked, sc.Text()); len(acked) == 30 {
+				_ = cmd.Process.Kill()
+			}
+		}
+		_ = cmd.Wait()
+		s, err := Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range acked {
+			if _, err := s.Message(context.Background(), "a", agent.MessageID(id)); err != nil {
+				t.Errorf("round %d: acknowledged message %s: %v", round, id, err)
+			}
+		}
+		_ = s.Close()
+	}
+}

@@ -1,0 +1,178 @@
+package sqlitestore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"time"
+
+	"troupe/actors/fault"
+)
+
+// Limits of one transaction.
+const (
+	maxBatch    = 128
+	writeExpiry = 5 * time.Second
+)
+
+// tx is the transaction that operations write to. It keeps prepared statements and the first database error, so that
+// operations read as plain steps; after an error nothing more is executed and the whole batch is rolled back.
+type tx struct {
+	*sql.Tx
+	stmts map[string]*sql.Stmt
+	err   error
+}
+
+func (t *tx) exec(query string, args ...any) (rows int64) {
+	if t.err != nil {
+		return 0
+	}
+	st := t.stmt(query)
+	if t.err != nil {
+		return 0
+	}
+	res, err := st.Exec(args...)
+	if err != nil {
+		t.err = err
+		return 0
+	}
+	rows, t.err = res.RowsAffected()
+	return rows
+}
+
+// row reads one row; found is false when there is none.
+func (t *tx) row(query string, args []any, into ...any) (found bool) {
+	if t.err != nil {
+		return false
+	}
+	st := t.stmt(query)
+	if t.err != nil {
+		return false
+	}
+	err := st.QueryRow(args...).Scan(into...)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		t.err = err
+	}
+	return err == nil
+}
+
+func (t *tx) stmt(query string) *sql.Stmt {
+	st, ok := t.stmts[query]
+	if !ok {
+		var err error
+		if st, err = t.Prepare(query); err != nil {
+			t.err = err
+			return nil
+		}
+		t.stmts[query] = st
+	}
+	return st
+}
+
+func args(a ...any) []any { return a }
+
+// op is one write: all of it is done, or it returns a refusal before its first write.
+type op struct {
+	do   func(t *tx) error
+	err  error
+	done chan struct{}
+}
+
+// write runs do in a transaction shared with other writes, and returns once it is on disk. A refusal that do returns is
+// passed on; a database error is fault.Unavailable and nothing of do is stored.
+func (s *Store) write(ctx context.Context, do func(t *tx) error) error {
+	o := &op{do: do, done: make(chan struct{})}
+	select {
+	case <-s.stop:
+		return fault.Store(errors.New("the store is closed"))
+	case s.queue <- o:
+	default:
+		return fault.Store(errors.New("too many writes wait for the store"))
+	}
+	select {
+	case <-o.done:
+		return o.err
+	case <-ctx.Done():
+		return fault.Store(ctx.Err())
+	}
+}
+
+func (s *Store) run() {
+	defer s.wg.Done()
+	sweep := time.NewTicker(time.Minute)
+	defer sweep.Stop()
+	for {
+		var batch []*op
+		select {
+		case <-s.stop:
+			s.drain()
+			return
+		case <-sweep.C:
+			batch = append(batch, s.expire())
+		case o := <-s.queue:
+			batch = append(batch, o)
+		}
+	fill:
+		for len(batch) < maxBatch {
+			select {
+			case o := <-s.queue:
+				batch = append(batch, o)
+			default:
+				break fill
+			}
+		}
+		if !s.commit(batch) { // one of them broke the transaction: each on its own
+			for _, o := range batch {
+				s.commit([]*op{o})
+			}
+		}
+		for _, o := range batch {
+			close(o.done)
+		}
+	}
+}
+
+func (s *Store) drain() {
+	for {
+		select {
+		case o := <-s.queue:
+			o.err = fault.Store(errors.New("the store is closed"))
+			close(o.done)
+		default:
+			return
+		}
+	}
+}
+
+// commit runs the batch in one transaction. It returns false if the transaction failed and the batch holds more than one write.
+func (s *Store) commit(batch []*op) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), writeExpiry)
+	defer cancel()
+	raw, err := s.w.BeginTx(ctx, nil)
+	if err == nil {
+		t := &tx{Tx: raw, stmts: map[string]*sql.Stmt{}}
+		for _, o := range batch {
+			o.err = o.do(t)
+		}
+		if err = t.err; err == nil {
+			err = raw.Commit()
+		} else {
+			_ = raw.Rollback()
+		}
+	}
+	if err != nil {
+		for _, o := range batch {
+			o.err = fault.Store(err)
+		}
+	}
+	return err == nil || len(batch) == 1
+}
+
+// expire drops what is past its time.
+func (s *Store) expire() *op {
+	return &op{done: make(chan struct{}), do: func(t *tx) error {
+		t.exec(`DELETE FROM idem WHERE expires < ?`, now())
+		t.exec(`DELETE FROM counter WHERE ends < ?`, now())
+		return nil
+	}}
+}
