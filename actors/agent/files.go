@@ -142,3 +142,13 @@ func readChange(r field.Reader) FileChange {
 	}
 	return c
 }
+
+// ReadChange reads the file operations of a stored update.
+func ReadChange(document []byte, set Settings) (FileChange, error) {
+	doc, err := field.Parse(document)
+	if err != nil {
+		return FileChange{}, err
+	}
+	p, err := ReadUpdate(&doc, set)
+	return p.Files, err
+}

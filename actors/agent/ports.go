@@ -170,6 +170,8 @@ type Committed struct {
 	RunnerEpoch int64
 	Previous    int64 // balance before and after, when it was changed
 	Balance     int64
+	// Done is the stored result when Commit.Idem was there already: nothing was written.
+	Done []byte
 }
 
 // Snapshots is how an activation reads and writes. Errors: fault.Unavailable, and those of Commit.
@@ -331,8 +333,8 @@ type Alarm struct {
 
 // Clock is the durable alarm clock and the pending set of invariant 4. Entries are hints; the agent's state is the truth.
 type Clock interface {
-	// Sweep returns due alarms, and pending entries older than five seconds, at most limit of each. A due alarm that is
-	// handed out comes again ten seconds later unless the agent arms or clears it.
+	// Sweep returns due alarms, and pending entries older than five seconds, at most limit of each. What is
+	// handed out comes again, due alarms after ten seconds and pending entries after five, unless it is armed anew or cleared.
 	Sweep(ctx context.Context, limit int) ([]Alarm, error)
 	// Clear removes entries that have not changed since they were read.
 	Clear(ctx context.Context, alarms []Alarm) error
@@ -344,6 +346,13 @@ type Clock interface {
 type Watcher interface {
 	// Watch calls notify, which must not block, whenever something about the agent was committed, until cancel is called.
 	Watch(id ID, notify func()) (cancel func())
+}
+
+// Workspace reaches the file server of a runner.
+type Workspace interface {
+	// Apply applies a file change whole or not at all (FILE-1). It is repeatable by its id: a change that was applied is not
+	// applied again. Errors: fault.Invalid, fault.Conflict (file_exists), fault.Forbidden, fault.Full are final; fault.Unavailable is not.
+	Apply(ctx context.Context, endpoint string, key Secret, id string, change FileChange) (DiskUsage, error)
 }
 
 // PodSpec is what a runtime needs to start one incarnation.

@@ -40,7 +40,8 @@ func (s *Store) Sweep(ctx context.Context, limit int) ([]agent.Alarm, error) {
 		}
 		for _, z := range pend[i].Val() {
 			id, _ := z.Member.(string)
-			out = append(out, agent.Alarm{ID: agent.ID(id), Stamp: int64(z.Score), Pending: true})
+			out = append(out, agent.Alarm{ID: agent.ID(id), Stamp: t.UnixMilli(), Pending: true}) // comes again when it is old again
+			again.ZAddArgs(ctx, clockKey(i, "p"), redis.ZAddArgs{XX: true, GT: true, Members: []redis.Z{{Score: float64(t.UnixMilli()), Member: id}}})
 		}
 	}
 	if again.Len() > 0 {

@@ -49,7 +49,11 @@ func (s *Store) Commit(ctx context.Context, c *agent.Commit) (agent.Committed, e
 			kind = "set"
 		}
 	}
-	o.add(c.Fence.Member, c.Fence.Epoch, c.Version, guard, epoch, kind, amount, k.topic())
+	once := "0"
+	if c.Idem != nil {
+		once = "1"
+	}
+	o.add(c.Fence.Member, c.Fence.Epoch, c.Version, guard, epoch, kind, amount, k.topic(), once)
 	o.collect(c)
 	var before []redis.Cmder
 	if c.Due > 0 { // armed before the commit, and only ever earlier: a crash leaves a spurious wake-up at worst
@@ -121,6 +125,8 @@ func committed(c *agent.Commit, r values) (agent.Committed, error) {
 			out.Appended = append(out.Appended, agent.Appended{Seq: r.num(6 + 2*i), CreatedMS: r.num(7 + 2*i)})
 		}
 		return out, nil
+	case "done":
+		return agent.Committed{Done: []byte(r.str(1))}, nil
 	case "fenced":
 		return agent.Committed{}, fault.Lost("agent " + string(c.Agent))
 	case "gone":

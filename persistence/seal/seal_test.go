@@ -51,3 +51,18 @@ func TestParseKeyRefusesWhatIsNo32Bytes(t *testing.T) {
 		}
 	}
 }
+
+func TestFENCE_4_RuntimeKeysNameTheirIncarnation(t *testing.T) {
+	b := box(t)
+	const id = "019cd20a-0d00-7c31-9a4e-5b1f0d2c7e90"
+	key := b.RuntimeKey(id, 3).Reveal()
+	got, inc, ok := b.ParseRuntimeKey(key)
+	if !ok || got != id || inc != 3 {
+		t.Fatalf("got %s %d %v", got, inc, ok)
+	}
+	for _, forged := range []string{"", "trk_", strings.Replace(key, "_3_", "_4_", 1), key[:len(key)-1] + "!", "sk_" + key, box(t).RuntimeKey(id, 3).Reveal()} {
+		if _, _, ok := b.ParseRuntimeKey(forged); ok {
+			t.Errorf("%q was accepted", forged)
+		}
+	}
+}

@@ -117,7 +117,7 @@ func (s *Store) Commit(ctx context.Context, c *agent.Commit) (out agent.Committe
 func (t *tx) commitAgent(c *agent.Commit, out *agent.Committed) error {
 	*out = agent.Committed{}
 	id := string(c.Agent)
-	if err := t.check(c, out); err != nil {
+	if err := t.check(c, out); err != nil || out.Done != nil {
 		return err
 	}
 	if c.Balance != nil {
@@ -168,6 +168,9 @@ func (t *tx) check(c *agent.Commit, out *agent.Committed) error {
 	}
 	if !t.row(`SELECT version, inc, repoch, balance, last FROM agent WHERE id=?`, args(id), &version, &inc, &out.RunnerEpoch, &out.Previous, &last) {
 		return agent.Gone()
+	}
+	if c.Idem != nil && t.row(`SELECT result FROM idem WHERE owner=? AND key=? AND expires>?`, args(id, c.Idem.Key, now()), &out.Done) {
+		return nil
 	}
 	if version != c.Version {
 		return fault.New(fault.Fenced, "store_unavailable", "The agent's state has moved on; try again")

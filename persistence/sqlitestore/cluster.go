@@ -104,10 +104,14 @@ func (s *Store) Sweep(ctx context.Context, limit int) ([]agent.Alarm, error) {
 		return nil, err
 	}
 	return out, s.write(ctx, func(t *tx) error {
-		for _, a := range out {
+		for i := range out {
+			a := &out[i]
 			if !a.Pending {
 				t.exec(`UPDATE alarm SET at=? WHERE kind='d' AND agent=? AND at=?`, now()+10000, string(a.ID), a.Stamp)
+				continue
 			}
+			a.Stamp = now() // comes again when it is old again
+			t.exec(`UPDATE alarm SET at=max(at,?) WHERE kind='p' AND agent=?`, a.Stamp, string(a.ID))
 		}
 		return nil
 	})

@@ -504,6 +504,13 @@ func testCommit(t *testing.T, k *kit) {
 	if x, err := k.s.Replay(k.ctx, id, "k", "h"); err != nil || x == nil || string(x.Result) != "r" {
 		t.Fatalf("replay %+v %v", x, err)
 	}
+	again, err := k.commit(id, f, func(c *agent.Commit) {
+		c.Idem, c.State = &agent.Idempotency{Key: "k", Hash: "h", Result: []byte("r2")}, []byte(`{"x":2}`)
+	})
+	k.must(err)
+	if sn, _ = k.s.Load(k.ctx, id); string(again.Done) != "r" || string(sn.State) != `{"x":1}` {
+		t.Fatalf("a repeated command took effect again: %s %s", again.Done, sn.State)
+	}
 	if x, err := k.s.Replay(k.ctx, id, "other", "h"); err != nil || x != nil {
 		t.Fatalf("replay of an unknown key: %+v %v", x, err)
 	}

@@ -2,7 +2,7 @@
 -- KEYS 1 head 2 bodies 3 marks 4 order 5 pending 6 events 7 conversations 8 conversation counters 9 commands 10 records
 --      11 idempotency (or head) 12... order of a party, or index of a kind of records, named by position in the operations
 -- ARGV 1 member 2 epoch 3 version 4 guard incarnation ("" none) 5 guard runner epoch 6 balance change (""|set|add) 7 amount
---      8 channel to publish on, then operations:
+--      8 channel to publish on 9 once(1|0): answer {done, result} if the idempotency key is there, then operations:
 --      H field value | S spec | T state | A id body mark party key channel | - id | + id seq | M id mark party unread
 --      R field body score id key | D field id key | C kind body | X kind... | Z | E type data | I hash result ttl | L lease
 -- Returns {ok, version, now, runner epoch, balance before, after, (seq, created)...} or {fenced} {version, v} {runner} {key} {balance, b}
@@ -11,6 +11,10 @@ local head = KEYS[1]
 local h = redis.call('HMGET', head, 'member', 'epoch', 'v', 'inc', 'repoch', 'balance', 'last', 'spec')
 if h[1] ~= ARGV[1] or h[2] ~= ARGV[2] then return {'fenced'} end
 if not h[8] then return {'gone'} end
+if ARGV[9] == '1' then
+  local r = redis.call('HGET', KEYS[11], 'result')
+  if r then return {'done', r} end
+end
 if (h[3] or '0') ~= ARGV[3] then return {'version', h[3] or '0'} end
 if ARGV[4] ~= '' then
   if (h[4] or '0') ~= ARGV[4] then return {'key'} end
@@ -27,7 +31,7 @@ if ARGV[6] ~= '' then redis.call('HSET', head, 'balance', int(after)) end
 local version = redis.call('HINCRBY', head, 'v', 1)
 redis.call('HSET', head, 'last', at)
 local out = {'ok', int(version), at, h[5] or '0', int(before), int(after)}
-local i = 9
+local i = 10
 while ARGV[i] do
   local op = ARGV[i]
   if op == 'H' then

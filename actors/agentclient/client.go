@@ -1,0 +1,160 @@
+// Package agentclient is the only way to ask an agent's grain. It finds the activation, repeats what was lost with the
+// same command id, and turns refusals into faults. A hint may be lost; a command is answered or fails as unavailable.
+package agentclient
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+	"github.com/asynkron/protoactor-go/cluster"
+
+	"troupe/actors/agent"
+	"troupe/actors/fault"
+	"troupe/actors/protocol"
+)
+
+// Kind is the grain kind of agents.
+const Kind = "agent"
+
+// Times and bounds of asking.
+const (
+	total       = 8 * time.Second // when the caller's context has no earlier deadline
+	attempt     = 3 * time.Second // of one attempt; a commit may take two
+	firstPause  = 10 * time.Millisecond
+	longestWait = 250 * time.Millisecond
+	maxCached   = 50000 // activations whose address is remembered
+)
+
+// Client asks grains through one cluster member.
+type Client struct {
+	c     *cluster.Cluster
+	mu    sync.Mutex
+	known map[agent.ID]*actor.PID
+}
+
+// New returns a client of the member c.
+func New(c *cluster.Cluster) *Client { return &Client{c: c, known: map[agent.ID]*actor.PID{}} }
+
+// Ask sends a command and waits for its result, which is decoded into T. Errors: the grain's fault, fault.Unavailable.
+func Ask[T any](ctx context.Context, c *Client, id agent.ID, kind string, body any) (T, error) {
+	var zero T
+	raw, err := c.ask(ctx, id, protocol.NewCommand(kind, body), attempt)
+	if err != nil {
+		return zero, err
+	}
+	return protocol.Decode[T](raw)
+}
+
+// AskSlow is Ask for commands whose answer may take as long as ctx allows.
+func AskSlow[T any](ctx context.Context, c *Client, id agent.ID, kind string, body any) (T, error) {
+	var zero T
+	raw, err := c.ask(ctx, id, protocol.NewCommand(kind, body), time.Hour)
+	if err != nil {
+		return zero, err
+	}
+	return protocol.Decode[T](raw)
+}
+
+func (c *Client) ask(ctx context.Context, id agent.ID, cmd *protocol.Command, each time.Duration) ([]byte, error) {
+	ctx, cancel := withDeadline(ctx)
+	defer cancel()
+	last := errors.New("no member takes the agent")
+	for pause := firstPause; ctx.Err() == nil; pause = min(2*pause, longestWait) {
+		if pid := c.find(id); pid != nil {
+			deadline, _ := ctx.Deadline()
+			res, err := c.c.ActorSystem.Root.RequestFuture(pid, cmd, min(each, time.Until(deadline))).Result()
+			if err == nil {
+				switch r := res.(type) {
+				case *protocol.Reply:
+					if err := r.Err(); err != nil && !fault.Is(err, fault.Fenced) {
+						return nil, err
+					} else if err == nil {
+						return r.Body, nil
+					}
+				case *cluster.GrainErrorResponse:
+					last = errors.New(r.Message)
+				}
+			} else {
+				last = err
+			}
+			c.forget(id, pid)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause/2 + rand.N(pause)):
+		}
+	}
+	return nil, fault.New(fault.Unavailable, "dependency_unavailable", "The agent's activation did not answer in time; try again").After(time.Second).Because(last)
+}
+
+func withDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, total)
+}
+
+// Hint tells the agent to look at itself. It returns at once; the hint may be lost.
+func (c *Client) Hint(id agent.ID) {
+	c.mu.Lock()
+	pid := c.known[id]
+	c.mu.Unlock()
+	if pid != nil && c.local(pid) {
+		c.c.ActorSystem.Root.Send(pid, &protocol.Command{Kind: protocol.Look})
+		return
+	}
+	go func() {
+		if pid := c.find(id); pid != nil {
+			c.c.ActorSystem.Root.Send(pid, &protocol.Command{Kind: protocol.Look})
+		}
+	}()
+}
+
+// local says whether a remembered activation of this member still lives.
+func (c *Client) local(pid *actor.PID) bool {
+	if pid.Address != c.c.ActorSystem.Address() {
+		return false
+	}
+	_, lives := c.c.ActorSystem.ProcessRegistry.GetLocal(pid.Id)
+	return lives
+}
+
+func (c *Client) find(id agent.ID) *actor.PID {
+	c.mu.Lock()
+	pid := c.known[id]
+	c.mu.Unlock()
+	if pid != nil && (pid.Address != c.c.ActorSystem.Address() || c.local(pid)) {
+		return pid
+	}
+	if c.c.IdentityLookup == nil { // the member is still starting
+		return nil
+	}
+	pid = c.c.IdentityLookup.Get(&cluster.ClusterIdentity{Identity: string(id), Kind: Kind})
+	if pid == nil {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.known) >= maxCached {
+		clear(c.known) // asked again on demand
+	}
+	c.known[id] = pid
+	return pid
+}
+
+func (c *Client) forget(id agent.ID, pid *actor.PID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.known[id] == pid {
+		delete(c.known, id)
+	}
+}
+
+// Overloaded is the answer of an activation that has too many commands waiting.
+func Overloaded() any {
+	return protocol.Answer(nil, fault.New(fault.Unavailable, "dependency_unavailable", "Too many commands wait for this agent").After(time.Second))
+}

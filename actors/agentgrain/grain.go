@@ -1,0 +1,360 @@
+// Package agentgrain is the virtual actor of one agent.
+//
+// The grain is thin: it reads what it needs, lets actors/agent decide, commits the decision in one fenced write, and
+// acts only then. What it does is always repeatable from the committed state, so a crash between commit and act is
+// repaired by the next activation. Its children do the slow work:
+//
+//	grain ── pod    starts, stops, watches the agent's pod and applies file changes (one operation at a time)
+//	      └─ turn   the running turn's clock: deadline, grace of a cancel, confirmation of the start
+//
+// A child that panics is started anew with backoff; a grain that panics answers its caller, stops, and is activated
+// again by the next command or hint. A write that is refused because another activation owns the agent stops this one.
+package agentgrain
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+	"github.com/asynkron/protoactor-go/cluster"
+
+	"troupe/actors/account"
+	"troupe/actors/agent"
+	"troupe/actors/fault"
+	"troupe/actors/protocol"
+	"troupe/cluster/member"
+)
+
+// Store is what the grain keeps and reads.
+type Store interface {
+	agent.Snapshots
+	agent.Messages
+	agent.Records
+	agent.Clock
+}
+
+// Places gives the place of a deleted agent back, with its keys.
+type Places interface {
+	FreePlace(ctx context.Context, p account.Place) error
+	ListPlatformKeys(ctx context.Context, a account.ID) ([]account.PlatformKey, error)
+	DeletePlatformKey(ctx context.Context, a account.ID, id string) error
+}
+
+// Metrics counts what happens to agents.
+type Metrics interface {
+	Fenced(kind string)
+	TurnEnded(outcome agent.Outcome, took time.Duration)
+	Woken(kind string, took time.Duration)
+	Activated(delta int)
+	PodStatus(from, to agent.PodStatus)
+}
+
+// Sealer encrypts and decrypts an agent's secrets and makes its runtime keys.
+type Sealer interface {
+	SealAgent(id agent.ID, slot string, v agent.Secret) (string, error)
+	Open(owner, slot, sealed string) (string, error)
+	RuntimeKey(id agent.ID, incarnation int64) agent.Secret
+}
+
+// Deps are the grain's dependencies, shared by all activations of a node.
+type Deps struct {
+	Store     Store
+	Places    Places
+	Runtime   agent.Runtime
+	Workspace agent.Workspace
+	Sealer    Sealer
+	Settings  agent.Settings
+	Node      string
+	URLs      func() []string // base URLs of live nodes, this one first
+	Log       *slog.Logger
+	Metrics   Metrics
+}
+
+const (
+	commitTimeout = 2 * time.Second
+	reloadPause   = 200 * time.Millisecond
+)
+
+// Grain is one activation.
+type Grain struct {
+	d         *Deps
+	id        agent.ID
+	act       *member.Activation
+	spec      []byte // as committed
+	state     []byte
+	version   int64
+	loaded    bool
+	gone      bool
+	status    agent.PodStatus
+	activated time.Time
+	armed     int64 // due instant in the clock, as far as this activation knows
+	gen       int   // of the timer
+	timer     *time.Timer
+	idleSince time.Time
+	pod, turn *actor.PID
+	restarts  int
+	waiting   map[string]*actor.PID // callers of file changes, by command id
+	wokenAt   time.Time             // first look that wanted to start a turn, for the wake metric
+	self      *actor.PID
+	root      *actor.RootContext
+}
+
+type tick struct{ gen int }
+
+// Props returns the properties of agent grains.
+func Props(d *Deps) *actor.Props {
+	return actor.PropsFromProducer(func() actor.Actor {
+		return &Grain{d: d, waiting: map[string]*actor.PID{}, activated: time.Now()}
+	}, actor.WithSupervisor(actor.NewOneForOneStrategy(0, 0, func(any) actor.Directive { return actor.StopDirective })))
+}
+
+// Receive implements actor.Actor.
+func (g *Grain) Receive(c actor.Context) {
+	defer g.answerPanic(c)
+	switch m := c.Message().(type) {
+	case *cluster.ClusterInit:
+		g.init(c, m)
+	case *protocol.Command:
+		g.command(c, m)
+	case tick:
+		if m.gen == g.gen {
+			g.look(c)
+		}
+	case podReport:
+		g.observed(c, m)
+	case fileReport:
+		g.filesApplied(c, m)
+	case *actor.Terminated:
+		g.childEnded(c, m.Who)
+	case *actor.Stopping:
+		g.stopTimer()
+		g.d.Metrics.Activated(-1)
+	}
+}
+
+// answerPanic lets the caller know before the supervisor stops this activation: it repeats, and meets a fresh one.
+func (g *Grain) answerPanic(c actor.Context) {
+	r := recover()
+	if r == nil {
+		return
+	}
+	g.d.Log.Error("agent grain panicked", "agent_id", g.id, "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
+	if c.Sender() != nil {
+		c.Respond(protocol.Answer(nil, fault.New(fault.Internal, "internal", "Internal server error")))
+	}
+	panic(r)
+}
+
+func (g *Grain) init(c actor.Context, m *cluster.ClusterInit) {
+	g.id = agent.ID(m.Identity.Identity)
+	g.act = member.ActivationOf(c)
+	g.self, g.root = c.Self(), c.ActorSystem().Root
+	g.idleSince = time.Now()
+	g.d.Metrics.Activated(1)
+	c.Send(c.Self(), &protocol.Command{Kind: protocol.Look}) // load in a step of its own: activation must not wait for it
+}
+
+// load reads the committed state after the claim, so that nothing of an earlier owner is missed.
+func (g *Grain) load() error {
+	if g.loaded {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
+	defer cancel()
+	sn, err := g.d.Store.Load(ctx, g.id)
+	if err != nil {
+		g.gone = fault.Is(err, fault.NotFound)
+		return err
+	}
+	g.spec, g.state, g.version, g.loaded = sn.Spec, sn.State, sn.Version, true
+	return nil
+}
+
+// decision fills the machine and returns the result for the caller. Changed says that it did something.
+type decision func(m *agent.Machine) (result any, err error)
+
+// step is one turn of decide, commit, act. Queue is how many pending messages the decision may need.
+func (g *Grain) step(c actor.Context, cmd *protocol.Command, decide decision) (any, error) {
+	if err := g.load(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
+	defer cancel()
+	m, queue, err := g.machine(ctx)
+	if err != nil {
+		return nil, err
+	}
+	wasTurn, wasPod := m.S.Turn, m.PodStatus()
+	result, err := decide(m)
+	if err != nil {
+		return nil, err
+	}
+	guard := m.C.Guard
+	if !m.S.Deleting {
+		m.Look(queue)
+	}
+	m.C.Guard = guard
+	commit := m.Finish()
+	if g.idle(m, commit) {
+		g.perform(c, m)
+		return result, nil
+	}
+	commit.Agent, commit.Fence, commit.Version = g.id, g.act.Fence, g.version
+	if cmd != nil && cmd.Id != "" && once[cmd.Kind] && commit.Idem == nil {
+		commit.Idem = &agent.Idempotency{Key: "cmd/" + cmd.Id, Hash: cmd.Kind, Result: agent.Encode(result)}
+	}
+	done, err := g.d.Store.Commit(ctx, commit)
+	if err != nil {
+		return nil, g.failed(c, err)
+	}
+	if done.Done != nil { // an earlier attempt of the same command took effect
+		g.loaded = false
+		return json.RawMessage(done.Done), nil
+	}
+	g.version, g.state = done.Version, commit.State
+	if commit.Spec != nil {
+		g.spec = commit.Spec
+	}
+	if commit.Due > 0 && (g.armed == 0 || commit.Due < g.armed) {
+		g.armed = commit.Due
+	}
+	g.idleSince = time.Now()
+	g.measure(m, wasTurn, wasPod)
+	g.perform(c, m)
+	if p, ok := result.(committed); ok {
+		return p(done), nil
+	}
+	return result, nil
+}
+
+// committed makes a result that needs what the store returned.
+type committed func(agent.Committed) any
+
+// once names the commands whose repetition is told by their id; the others are safe to repeat as they are.
+var once = map[string]bool{protocol.Status: true, protocol.Balance: true, protocol.Update: true}
+
+// machine reads what the agent is now. Figures are always read anew: scripts change them beside the activation.
+func (g *Grain) machine(ctx context.Context) (*agent.Machine, []agent.Message, error) {
+	m := &agent.Machine{Set: g.d.Settings, NewID: agent.NewUUID}
+	if err := json.Unmarshal(g.spec, &m.Spec); err != nil {
+		return nil, nil, fmt.Errorf("decode spec of agent %s: %w", g.id, err)
+	}
+	if err := json.Unmarshal(g.state, &m.S); err != nil {
+		return nil, nil, fmt.Errorf("decode state of agent %s: %w", g.id, err)
+	}
+	f, queue, err := g.d.Store.Peek(ctx, g.id, agent.MaxBatchMessages)
+	if err != nil {
+		return nil, nil, err
+	}
+	m.F, m.Now = f, f.NowMS
+	return m, queue, nil
+}
+
+// idle says whether a step decided nothing that must be stored.
+func (g *Grain) idle(m *agent.Machine, c *agent.Commit) bool {
+	return string(c.State) == string(g.state) && c.Spec == nil && len(c.Append)+len(c.Take)+len(c.Requeue)+len(c.Marks)+len(c.Records)+
+		len(c.Commands)+len(c.Confirm)+len(c.Events) == 0 && c.Balance == nil && c.Attach == 0 && c.Guard == nil && !c.Clear &&
+		len(c.Head) == 2 && m.F.Status == m.S.Status
+}
+
+// failed handles a commit that did not go through. A fenced one means that another activation owns the agent.
+func (g *Grain) failed(c actor.Context, err error) error {
+	g.loaded = false // the outcome is unknown, or the state has moved on: read it again before anything else
+	if fault.Is(err, fault.Fenced) {
+		g.d.Metrics.Fenced("agent")
+		g.d.Log.Info("activation lost its claim", "agent_id", g.id, "epoch", g.act.Fence.Epoch)
+		g.act.Passivate(c)
+		return err
+	}
+	if fault.Is(err, fault.Unavailable) || fault.Is(err, fault.Internal) {
+		g.arm(reloadPause)
+	}
+	return err
+}
+
+func (g *Grain) measure(m *agent.Machine, was *agent.Turn, pod agent.PodStatus) {
+	if now := m.PodStatus(); now != pod {
+		g.d.Metrics.PodStatus(pod, now)
+	}
+	if was != nil && (m.S.Turn == nil || m.S.Turn.ID != was.ID) {
+		g.d.Metrics.TurnEnded(m.S.LastResult, time.Duration(m.Now-was.StartedMS)*time.Millisecond)
+	}
+	started := m.S.Turn != nil && (was == nil || was.ID != m.S.Turn.ID)
+	switch {
+	case started && !g.wokenAt.IsZero():
+		g.d.Metrics.Woken("cold", time.Since(g.wokenAt))
+		g.wokenAt = time.Time{}
+	case m.CanStart() && g.wokenAt.IsZero():
+		g.wokenAt = time.Now()
+	}
+}
+
+// look does what is due.
+func (g *Grain) look(c actor.Context) {
+	if _, err := g.step(c, nil, func(m *agent.Machine) (any, error) { return nil, nil }); err != nil {
+		switch {
+		case g.gone:
+			g.act.Passivate(c)
+		case !fault.Is(err, fault.Fenced):
+			g.d.Log.Warn("agent could not look at itself", "agent_id", g.id, "err", err)
+			g.arm(time.Second)
+		}
+	}
+}
+
+// perform does what the committed state asks for; every part of it may be repeated at any time.
+func (g *Grain) perform(c actor.Context, m *agent.Machine) {
+	g.tellPod(c, m)
+	g.tellTurn(c, m)
+	due := m.Due()
+	if due == 0 && g.armed != 0 || due > 0 && g.armed > 0 && due > g.armed && m.Now >= g.armed {
+		g.rearm(due)
+	}
+	wait := time.Duration(0)
+	if due > 0 {
+		wait = max(time.Duration(due-m.Now)*time.Millisecond, time.Millisecond)
+	}
+	quiet := m.S.Turn == nil && !m.S.Deleting && m.S.Update == "" && !m.CanStart() &&
+		(m.S.Pod.Phase == agent.PodUp || m.S.Pod.Phase == agent.PodAbsent && !m.S.Pod.Want)
+	if quiet {
+		if time.Since(g.idleSince) >= g.d.Settings.Passivate {
+			g.act.Passivate(c)
+			return
+		}
+		if rest := g.d.Settings.Passivate - time.Since(g.idleSince) + time.Millisecond; wait == 0 || rest < wait {
+			wait = rest
+		}
+	}
+	if wait > 0 {
+		g.arm(wait)
+	} else {
+		g.stopTimer()
+	}
+}
+
+// rearm moves the clock's entry to where it belongs after it has fired or become pointless.
+func (g *Grain) rearm(due int64) {
+	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
+	defer cancel()
+	if err := g.d.Store.Arm(ctx, g.id, due); err == nil { // else a spurious wake-up follows
+		g.armed = due
+	}
+}
+
+func (g *Grain) arm(d time.Duration) {
+	g.stopTimer()
+	gen, self, root := g.gen, g.self, g.root
+	g.timer = time.AfterFunc(d, func() { root.Send(self, tick{gen}) })
+}
+
+func (g *Grain) stopTimer() {
+	g.gen++
+	if g.timer != nil {
+		g.timer.Stop()
+		g.timer = nil
+	}
+}

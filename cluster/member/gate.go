@@ -1,0 +1,76 @@
+package member
+
+import (
+	"sync/atomic"
+
+	"github.com/asynkron/protoactor-go/actor"
+)
+
+// gateLimit is how many messages may wait for one activation; more are answered as overloaded.
+const gateLimit = 256
+
+// Gate is a mailbox that can be shut and has a limit. The library throws away whatever is queued behind a poison pill; a
+// shut gate answers those senders with a dead-letter response, so that they ask the next activation at once.
+type Gate struct {
+	actor.Mailbox
+	shut atomic.Bool
+	root *actor.RootContext
+	inv  actor.MessageInvoker
+	busy func() any // the answer above the limit
+}
+
+func newGate(root *actor.RootContext, busy func() any) *Gate {
+	return &Gate{Mailbox: actor.UnboundedLockfree()(), root: root, busy: busy}
+}
+
+// Shut lets nothing in any more.
+func (g *Gate) Shut() { g.shut.Store(true) }
+
+func (g *Gate) bounce(msg any) bool {
+	env, ok := msg.(*actor.MessageEnvelope)
+	if !ok || env.Sender == nil {
+		return false
+	}
+	g.root.Send(env.Sender, &actor.DeadLetterResponse{})
+	return true
+}
+
+// PostUserMessage implements actor.Mailbox.
+func (g *Gate) PostUserMessage(msg any) {
+	if _, poison := msg.(*actor.PoisonPill); !poison {
+		if g.shut.Load() && g.bounce(msg) {
+			return
+		}
+		if env, ok := msg.(*actor.MessageEnvelope); ok && g.UserMessageCount() >= gateLimit {
+			if env.Sender != nil && g.busy != nil {
+				g.root.Send(env.Sender, g.busy())
+			}
+			return // a hint that is dropped changes nothing
+		}
+	}
+	g.Mailbox.PostUserMessage(msg)
+}
+
+// RegisterHandlers implements actor.Mailbox.
+func (g *Gate) RegisterHandlers(inv actor.MessageInvoker, d actor.Dispatcher) {
+	g.inv = inv
+	g.Mailbox.RegisterHandlers(g, d)
+}
+
+// InvokeSystemMessage implements actor.MessageInvoker.
+func (g *Gate) InvokeSystemMessage(m any) { g.inv.InvokeSystemMessage(m) }
+
+// EscalateFailure implements actor.MessageInvoker.
+func (g *Gate) EscalateFailure(reason, m any) { g.inv.EscalateFailure(reason, m) }
+
+// InvokeUserMessage implements actor.MessageInvoker.
+func (g *Gate) InvokeUserMessage(m any) {
+	if g.shut.Load() {
+		if env, ok := m.(*actor.MessageEnvelope); ok {
+			if _, poison := env.Message.(*actor.PoisonPill); !poison && g.bounce(m) {
+				return
+			}
+		}
+	}
+	g.inv.InvokeUserMessage(m)
+}

@@ -1,0 +1,350 @@
+package member
+
+import (
+	"context"
+	"errors"
+	"hash/fnv"
+	"log/slog"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+	"github.com/asynkron/protoactor-go/cluster"
+	"github.com/asynkron/protoactor-go/ctxext"
+
+	"troupe/actors/agent"
+)
+
+const (
+	placementName = "placement"
+	claimsAtOnce  = 64 // store calls of the placement in flight
+	claimTimeout  = 2 * time.Second
+	askPlacement  = 2 * time.Second
+	crashWindow   = time.Minute // failures of an identity older than this are forgotten
+)
+
+// Activation is attached to the context of every grain: its fence and its way out.
+type Activation struct {
+	Fence agent.Fence
+	gate  *Gate
+}
+
+// Passivate stops the activation it is called from: nothing new gets in, what is queued is bounced, then it stops.
+func (a *Activation) Passivate(c actor.Context) {
+	a.gate.Shut()
+	c.Poison(c.Self())
+}
+
+// Depth is how many messages wait for the activation.
+func (a *Activation) Depth() int { return a.gate.UserMessageCount() }
+
+var activationID = ctxext.NextContextExtensionID()
+
+// ExtensionID implements ctxext.ContextExtension.
+func (*Activation) ExtensionID() ctxext.ContextExtensionID { return activationID }
+
+// ActivationOf returns the activation of the grain whose context c is.
+func ActivationOf(c actor.ExtensionContext) *Activation {
+	a, _ := c.Get(activationID).(*Activation)
+	return a
+}
+
+// Lookup is the identity lookup on claims in the store.
+type Lookup struct {
+	claims   agent.Claims
+	provider *Provider
+	log      *slog.Logger
+	busy     func() any
+	c        *cluster.Cluster
+	place    *actor.PID
+	draining atomic.Bool
+	sem      chan struct{}
+	live     atomic.Int64
+	failed   func(kind, identity string, reason any)
+}
+
+// NewLookup returns a lookup that places grains of the provider's members. Busy makes the answer of an overloaded
+// activation; failed is told of every activation that was stopped because it panicked.
+func NewLookup(claims agent.Claims, p *Provider, log *slog.Logger, busy func() any, failed func(kind, identity string, reason any)) *Lookup {
+	return &Lookup{claims: claims, provider: p, log: log, busy: busy, sem: make(chan struct{}, claimsAtOnce), failed: failed}
+}
+
+// Setup implements cluster.IdentityLookup.
+func (l *Lookup) Setup(c *cluster.Cluster, _ []string, _ bool) {
+	l.c = c
+	l.place, _ = c.ActorSystem.Root.SpawnNamed(actor.PropsFromProducer(func() actor.Actor {
+		return &placement{l: l, live: map[string]*living{}, byPID: map[string]string{}, claiming: map[string][]*actor.PID{}, crashes: map[string]crash{}}
+	}), placementName)
+}
+
+// Live is how many activations this member holds.
+func (l *Lookup) Live() int64 { return l.live.Load() }
+
+// owner is rendezvous hashing with a 64-bit avalanche over the members that take the kind and are not draining.
+func (v *View) owner(kind, identity string) (best agent.Member, ok bool) {
+	var top uint64
+	for _, m := range v.Members {
+		if m.Draining || !hasKind(m, kind) {
+			continue
+		}
+		h := fnv.New64a()
+		_, _ = h.Write([]byte(m.ID + "\x00" + identity))
+		x := h.Sum64()
+		x ^= x >> 33
+		x *= 0xff51afd7ed558ccd
+		x ^= x >> 33
+		x *= 0xc4ceb9fe1a85ec53
+		x ^= x >> 33
+		if x > top || !ok {
+			top, best, ok = x, m, true
+		}
+	}
+	return best, ok
+}
+
+func hasKind(m agent.Member, kind string) bool {
+	for _, k := range m.Kinds {
+		if k == kind {
+			return true
+		}
+	}
+	return false
+}
+
+// Get implements cluster.IdentityLookup: one attempt; callers repeat.
+func (l *Lookup) Get(ci *cluster.ClusterIdentity) *actor.PID {
+	ctx, cancel := context.WithTimeout(context.Background(), claimTimeout)
+	defer cancel()
+	v := l.provider.View()
+	claim, err := l.claims.Owner(ctx, ci.Kind, ci.Identity)
+	if err != nil {
+		return nil
+	}
+	if m, alive := v.Alive(claim.Member); alive && claim.PID != "" && m.Address == claim.Address {
+		return actor.NewPID(claim.Address, claim.PID)
+	}
+	o, ok := v.owner(ci.Kind, ci.Identity)
+	if !ok {
+		return nil
+	}
+	res, err := l.c.ActorSystem.Root.RequestFuture(actor.NewPID(o.Address, placementName), &cluster.ActivationRequest{ClusterIdentity: ci}, askPlacement).Result()
+	if err != nil {
+		return nil
+	}
+	if r, ok := res.(*cluster.ActivationResponse); ok && !r.Failed {
+		return r.Pid
+	}
+	return nil
+}
+
+// RemovePid implements cluster.IdentityLookup; the claim is given up when the activation has ended.
+func (l *Lookup) RemovePid(*cluster.ClusterIdentity, *actor.PID) {}
+
+// Drain stops every activation while the lease is still held, so that nobody can claim an identity early.
+func (l *Lookup) Drain(d time.Duration) error {
+	l.draining.Store(true)
+	return l.c.ActorSystem.Root.RequestFuture(l.place, &drain{}, d).Wait()
+}
+
+// Shutdown implements cluster.IdentityLookup.
+func (l *Lookup) Shutdown() {
+	if l.place != nil && !l.draining.Load() {
+		if err := l.Drain(9 * time.Second); err != nil {
+			l.log.Warn("drain", "err", err)
+		}
+	}
+}
+
+type (
+	drain   struct{}
+	drained struct{}
+	claimed struct {
+		ci    *cluster.ClusterIdentity
+		claim agent.Claim
+		mine  bool
+		err   error
+	}
+	living struct {
+		pid   *actor.PID
+		ci    *cluster.ClusterIdentity
+		fence agent.Fence
+		gate  *Gate
+	}
+	crash struct {
+		count int
+		last  time.Time
+	}
+)
+
+// placement supervises every activation of this member.
+type placement struct {
+	l        *Lookup
+	live     map[string]*living
+	byPID    map[string]string
+	claiming map[string][]*actor.PID
+	waiters  []*actor.PID
+	crashes  map[string]crash
+}
+
+// HandleFailure stops a failed activation: reloading from committed state is the restart. The next command activates it
+// again, after a pause that grows with its recent failures.
+func (p *placement) HandleFailure(_ *actor.ActorSystem, s actor.Supervisor, child *actor.PID, _ *actor.RestartStatistics, reason, _ any) {
+	key := p.byPID[child.Id]
+	if a := p.live[key]; a != nil {
+		a.gate.Shut()
+		c := p.crashes[key]
+		if time.Since(c.last) > crashWindow {
+			c.count = 0
+		}
+		p.crashes[key] = crash{count: c.count + 1, last: time.Now()}
+		p.l.failed(a.ci.Kind, a.ci.Identity, reason)
+	}
+	s.StopChildren(child)
+}
+
+// Receive implements actor.Actor.
+func (p *placement) Receive(c actor.Context) {
+	switch m := c.Message().(type) {
+	case *cluster.ActivationRequest:
+		p.activate(c, m)
+	case *claimed:
+		p.onClaimed(c, m)
+	case *actor.Terminated:
+		key := p.byPID[m.Who.Id]
+		delete(p.byPID, m.Who.Id)
+		if a := p.live[key]; a != nil {
+			delete(p.live, key)
+			p.l.live.Add(-1)
+			go p.l.release(a)
+		}
+		p.checkDrained(c)
+	case *drain:
+		p.waiters = append(p.waiters, c.Sender())
+		for _, a := range p.live {
+			a.gate.Shut()
+			c.Poison(a.pid)
+		}
+		p.checkDrained(c)
+	}
+}
+
+func (p *placement) activate(c actor.Context, m *cluster.ActivationRequest) {
+	key := m.ClusterIdentity.AsKey()
+	a := p.live[key]
+	switch {
+	case a != nil && !a.gate.shut.Load():
+		c.Respond(&cluster.ActivationResponse{Pid: a.pid})
+		return
+	case a != nil, p.l.draining.Load(), !p.l.provider.Held(), p.resting(key):
+		c.Respond(&cluster.ActivationResponse{Failed: true}) // the caller comes back in a moment
+		return
+	}
+	waiting, busy := p.claiming[key]
+	p.claiming[key] = append(waiting, c.Sender())
+	if busy {
+		return
+	}
+	self, root, l, ci := c.Self(), c.ActorSystem().Root, p.l, m.ClusterIdentity
+	go func() { root.Send(self, l.claim(ci, self.Id)) }()
+}
+
+// resting says whether an identity that keeps failing is in its pause.
+func (p *placement) resting(key string) bool {
+	c, ok := p.crashes[key]
+	if !ok {
+		return false
+	}
+	if time.Since(c.last) > crashWindow {
+		delete(p.crashes, key)
+		return false
+	}
+	return time.Since(c.last) < time.Duration(min(c.count*c.count, 25))*100*time.Millisecond
+}
+
+func (p *placement) checkDrained(c actor.Context) {
+	if len(p.live) == 0 && len(p.claiming) == 0 {
+		for _, w := range p.waiters {
+			c.Send(w, &drained{})
+		}
+		p.waiters = nil
+	}
+}
+
+func (l *Lookup) claim(ci *cluster.ClusterIdentity, parent string) *claimed {
+	l.sem <- struct{}{}
+	defer func() { <-l.sem }()
+	ctx, cancel := context.WithTimeout(context.Background(), claimTimeout)
+	defer cancel()
+	out := &claimed{ci: ci}
+	former, err := l.claims.Owner(ctx, ci.Kind, ci.Identity)
+	if err != nil {
+		out.err = err
+		return out
+	}
+	self := l.provider.Self()
+	if _, alive := l.provider.View().Alive(former.Member); alive && former.Member != self.ID {
+		out.claim = former
+		return out
+	}
+	if !l.provider.Held() {
+		out.err = errors.New("own member lease is not valid")
+		return out
+	}
+	out.claim, out.mine, out.err = l.claims.Claim(ctx, ci.Kind, ci.Identity, former, agent.Claim{Member: self.ID, Address: self.Address, PID: parent + "/" + ci.AsKey()})
+	return out
+}
+
+func (l *Lookup) release(a *living) {
+	l.sem <- struct{}{}
+	defer func() { <-l.sem }()
+	ctx, cancel := context.WithTimeout(context.Background(), claimTimeout)
+	defer cancel()
+	if err := l.claims.Release(ctx, a.ci.Kind, a.ci.Identity, a.fence); err != nil {
+		l.log.Warn("release claim", "kind", a.ci.Kind, "err", err)
+	}
+}
+
+func (p *placement) onClaimed(c actor.Context, m *claimed) {
+	key := m.ci.AsKey()
+	waiting := p.claiming[key]
+	delete(p.claiming, key)
+	res := &cluster.ActivationResponse{Failed: true}
+	switch {
+	case m.err != nil:
+		p.l.log.Warn("claim failed", "kind", m.ci.Kind, "err", m.err)
+	case !m.mine:
+		if _, alive := p.l.provider.View().Alive(m.claim.Member); alive && m.claim.PID != "" {
+			res = &cluster.ActivationResponse{Pid: actor.NewPID(m.claim.Address, m.claim.PID)}
+		}
+	default:
+		if pid := p.spawn(c, m); pid != nil {
+			res = &cluster.ActivationResponse{Pid: pid}
+		}
+	}
+	for _, w := range waiting {
+		c.Send(w, res)
+	}
+	p.checkDrained(c)
+}
+
+func (p *placement) spawn(c actor.Context, m *claimed) *actor.PID {
+	kind, ok := p.l.c.TryGetClusterKind(m.ci.Kind)
+	if !ok {
+		return nil
+	}
+	key := m.ci.AsKey()
+	act := &Activation{Fence: agent.Fence{Member: m.claim.Member, Epoch: m.claim.Epoch}, gate: newGate(c.ActorSystem().Root, p.l.busy)}
+	props := kind.Props.Clone(
+		actor.WithMailbox(func() actor.Mailbox { return act.gate }),
+		actor.WithOnInit(func(x actor.Context) { cluster.SetClusterIdentity(x, m.ci); x.Set(act) }))
+	pid, err := c.SpawnNamed(props, key+"$"+strconv.FormatInt(m.claim.Epoch, 10))
+	if err != nil {
+		p.l.log.Error("activate", "kind", m.ci.Kind, "err", err)
+		return nil
+	}
+	p.live[key] = &living{pid, m.ci, act.Fence, act.gate}
+	p.byPID[pid.Id] = key
+	p.l.live.Add(1)
+	return pid
+}

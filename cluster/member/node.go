@@ -1,0 +1,82 @@
+package member
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+	"github.com/asynkron/protoactor-go/cluster"
+	"github.com/asynkron/protoactor-go/remote"
+	"google.golang.org/grpc"
+
+	"troupe/actors/agent"
+)
+
+// Config is what a node needs to join.
+type Config struct {
+	Name       string // of the cluster
+	Host       string // to listen on for actor traffic
+	Port       int    // 0: any
+	Advertised string // host:port under which others reach it; "" means what it listens on
+	Self       agent.Member
+	TTL        time.Duration
+	Log        *slog.Logger
+	OnLost     func()
+	Busy       func() any
+	Failed     func(kind, identity string, reason any)
+}
+
+// Store is what the membership keeps.
+type Store interface {
+	agent.Leases
+	agent.Claims
+}
+
+// Node is this process as a cluster member.
+type Node struct {
+	Cluster  *cluster.Cluster
+	Provider *Provider
+	Lookup   *Lookup
+	started  chan struct{}
+}
+
+const maxMessage = 64 << 20 // bytes of one batch between nodes
+
+// Start joins the cluster with the given kinds. It returns at once; Provider.Ready tells when grains can be asked.
+func Start(store Store, cfg Config, kinds ...*cluster.Kind) *Node {
+	lib := slog.New(quiet{cfg.Log.With("lib", "protoactor").Handler()})
+	sys := actor.NewActorSystem(actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return lib }), actor.WithDeadLetterRequestLogging(false))
+	opts := []remote.ConfigOption{
+		remote.WithServerOptions(grpc.MaxRecvMsgSize(maxMessage)),
+		remote.WithEndpointWriterBatchSize(64), remote.WithEndpointWriterQueueSize(1024),
+	}
+	if cfg.Advertised != "" {
+		opts = append(opts, remote.WithAdvertisedHost(cfg.Advertised))
+	}
+	rc := remote.Configure(cfg.Host, cfg.Port, opts...)
+	rc.MaxRetryCount = 1
+	rc.EndpointManagerQueueSize, rc.EndpointManagerBatchSize = 1024, 64
+	p := NewProvider(store, cfg.Self, cfg.TTL, cfg.Log, cfg.OnLost)
+	l := NewLookup(store, p, cfg.Log, cfg.Busy, cfg.Failed)
+	c := cluster.New(sys, cluster.Configure(cfg.Name, p, l, rc, cluster.WithKinds(kinds...), cluster.WithHeartbeatExpiration(24*time.Hour)))
+	n := &Node{Cluster: c, Provider: p, Lookup: l, started: make(chan struct{})}
+	go func() {
+		defer close(n.started)
+		c.StartMember() // sleeps a second at its end; nobody waits for that
+	}()
+	return n
+}
+
+// Stop drains the activations while the lease is held, gives the lease up and ends actor traffic.
+func (n *Node) Stop(grace time.Duration) error {
+	<-n.started
+	var err error
+	if n.Lookup.c != nil {
+		if err = n.Lookup.Drain(grace); err != nil {
+			err = fmt.Errorf("drain activations: %w", err)
+		}
+	}
+	n.Cluster.Shutdown(true)
+	return err
+}

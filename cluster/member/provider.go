@@ -1,0 +1,192 @@
+package member
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/asynkron/protoactor-go/cluster"
+
+	"troupe/actors/agent"
+	"troupe/actors/fault"
+)
+
+// Lease times (FENCE-1).
+const (
+	DefaultTTL = 6 * time.Second
+	beatsPer   = 4 // renewals per lease
+)
+
+// Provider is the cluster provider: a lease in the store.
+type Provider struct {
+	leases  agent.Leases
+	self    agent.Member
+	ttl     time.Duration
+	log     *slog.Logger
+	onLost  func() // the lease is lost for good; the process must start anew
+	c       *cluster.Cluster
+	base    time.Time
+	until   atomic.Int64 // end of the lease since base, on the monotonic clock
+	version int64
+	mu      sync.Mutex // one beat at a time
+	pending chan cluster.Members
+	view    atomic.Pointer[View]
+	stop    chan struct{}
+	once    sync.Once
+	wg      sync.WaitGroup
+	ready   chan struct{}
+	readied sync.Once
+}
+
+// View is the topology as this member sees it.
+type View struct {
+	Version int64
+	Members []agent.Member
+}
+
+// Alive returns the member with the given id.
+func (v *View) Alive(id string) (agent.Member, bool) {
+	for _, m := range v.Members {
+		if m.ID == id {
+			return m, true
+		}
+	}
+	return agent.Member{}, false
+}
+
+// NewProvider returns a provider for self, whose ID and Address are filled in when it starts. OnLost is called once if
+// the lease is lost.
+func NewProvider(leases agent.Leases, self agent.Member, ttl time.Duration, log *slog.Logger, onLost func()) *Provider {
+	if ttl == 0 {
+		ttl = DefaultTTL
+	}
+	p := &Provider{leases: leases, self: self, ttl: ttl, log: log, onLost: onLost, base: time.Now(), pending: make(chan cluster.Members, 1),
+		stop: make(chan struct{}), ready: make(chan struct{})}
+	p.view.Store(&View{})
+	return p
+}
+
+// StartMember implements cluster.ClusterProvider.
+func (p *Provider) StartMember(c *cluster.Cluster) error {
+	host, port, err := c.ActorSystem.GetHostPort()
+	if err != nil {
+		return err
+	}
+	p.c = c
+	p.self.ID, p.self.Address, p.self.Kinds = c.ActorSystem.ID, net.JoinHostPort(host, strconv.Itoa(port)), c.GetClusterKinds()
+	if err := p.beat(true); err != nil {
+		return err
+	}
+	cancel := p.leases.WatchMembers(func() { go func() { _ = p.beat(false) }() })
+	p.wg.Add(2)
+	go p.publish()
+	go p.renew(cancel)
+	return nil
+}
+
+// StartClient implements cluster.ClusterProvider. Every process is a full member.
+func (p *Provider) StartClient(c *cluster.Cluster) error { return p.StartMember(c) }
+
+// Shutdown implements cluster.ClusterProvider: the lease is given up.
+func (p *Provider) Shutdown(bool) error {
+	p.once.Do(func() { close(p.stop) })
+	p.wg.Wait()
+	if p.self.ID == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), p.ttl/2)
+	defer cancel()
+	return p.leases.Leave(ctx, p.self.ID)
+}
+
+// Ready is closed once the lease is held and the topology published.
+func (p *Provider) Ready() <-chan struct{} { return p.ready }
+
+// Self is this member.
+func (p *Provider) Self() agent.Member { return p.self }
+
+// View is the newest topology.
+func (p *Provider) View() *View { return p.view.Load() }
+
+// Held says whether the lease is certain to be ours still, by the local monotonic clock.
+func (p *Provider) Held() bool { return time.Since(p.base) < time.Duration(p.until.Load()) }
+
+func (p *Provider) beat(join bool) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-p.stop:
+		return nil
+	default:
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), p.ttl/2)
+	defer cancel()
+	sent := time.Since(p.base) // counted from before the call: never longer than what the store granted
+	t, err := p.leases.Lease(ctx, p.self, join, p.ttl.Milliseconds())
+	if err != nil {
+		if fault.Is(err, fault.Fenced) {
+			p.once.Do(func() {
+				close(p.stop)
+				p.log.Error("member lease lost", "member", p.self.ID)
+				go p.onLost()
+			})
+		}
+		return err
+	}
+	p.until.Store(int64(sent + p.ttl))
+	if t.Version == p.version && p.version != 0 {
+		return nil
+	}
+	p.version = t.Version
+	p.view.Store(&View{Version: t.Version, Members: t.Members})
+	var ms cluster.Members
+	for _, m := range t.Members {
+		host, port, err := net.SplitHostPort(m.Address)
+		n, perr := strconv.Atoi(port)
+		if err != nil || perr != nil {
+			continue
+		}
+		ms = append(ms, &cluster.Member{Id: m.ID, Host: host, Port: int32(n), Kinds: m.Kinds})
+	}
+	select { // the newest topology wins
+	case <-p.pending:
+	default:
+	}
+	p.pending <- ms
+	return nil
+}
+
+// publish hands topologies to the library on a goroutine of its own: subscribers may block, the lease must not.
+func (p *Provider) publish() {
+	defer p.wg.Done()
+	for {
+		select {
+		case <-p.stop:
+			return
+		case ms := <-p.pending:
+			p.c.MemberList.UpdateClusterTopology(ms)
+			p.readied.Do(func() { close(p.ready) })
+		}
+	}
+}
+
+func (p *Provider) renew(cancel func()) {
+	defer p.wg.Done()
+	defer cancel()
+	t := time.NewTicker(p.ttl / beatsPer)
+	defer t.Stop()
+	for {
+		select {
+		case <-p.stop:
+			return
+		case <-t.C:
+			if err := p.beat(false); err != nil {
+				p.log.Warn("member lease not renewed", "err", err)
+			}
+		}
+	}
+}

@@ -1,0 +1,87 @@
+package process
+
+import (
+	"bufio"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"troupe/actors/agent"
+)
+
+// defaultLimit derives the number of runners from half of the host's memory.
+func defaultLimit() int {
+	f, err := os.Open("/proc/meminfo")
+	if err != nil {
+		return 16
+	}
+	defer f.Close()
+	for sc := bufio.NewScanner(f); sc.Scan(); {
+		if fields := strings.Fields(sc.Text()); len(fields) > 1 && fields[0] == "MemTotal:" {
+			kb, _ := strconv.ParseInt(fields[1], 10, 64)
+			return int(min(max(kb<<10/2/perRunner, 4), maxDefault))
+		}
+	}
+	return 16
+}
+
+// admit takes a slot for a start, or puts the agent in the queue and gives up the longest-idle warm runner.
+func (r *Runtime) admit(id agent.ID) bool {
+	r.mu.Lock()
+	at := slices.Index(r.queue, id)
+	free := r.o.Limit - len(r.live)
+	if at < 0 && len(r.queue) < free || at >= 0 && at < free {
+		if at >= 0 {
+			r.queue = slices.Delete(r.queue, at, at+1)
+		}
+		r.mu.Unlock()
+		return true
+	}
+	if at < 0 {
+		r.queue = append(r.queue, id)
+	}
+	r.mu.Unlock()
+	r.room()
+	return false
+}
+
+// leave takes an agent out of the queue.
+func (r *Runtime) leave(id agent.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if at := slices.Index(r.queue, id); at >= 0 {
+		r.queue = slices.Delete(r.queue, at, at+1)
+	}
+}
+
+// room hints the agents that could start now, and makes room when none can: the longest-idle warm runner is asked to end.
+// Its agent sees it gone and starts it again when it is needed.
+func (r *Runtime) room() {
+	r.mu.Lock()
+	if len(r.queue) == 0 {
+		r.mu.Unlock()
+		return
+	}
+	free := r.o.Limit - len(r.live)
+	hints := slices.Clone(r.queue[:min(max(free, 0), len(r.queue))])
+	var victim *proc
+	if free <= 0 {
+		for _, p := range r.live {
+			if !p.idle.IsZero() && (victim == nil || p.idle.Before(victim.idle)) {
+				victim = p
+			}
+		}
+	}
+	if victim != nil {
+		victim.idle = victim.idle.AddDate(1, 0, 0) // asked once
+	}
+	r.mu.Unlock()
+	for _, id := range hints {
+		r.o.OnChange(id)
+	}
+	if victim != nil {
+		_ = signalLeader(victim.rec.PID, syscall.SIGTERM)
+	}
+}
