@@ -1,0 +1,430 @@
+package api
+
+import "encoding/json"
+
+// Agent is the Agent of the contract. Instants are RFC 3339 with milliseconds in UTC.
+type Agent struct {
+	ID               string            `json:"id"`
+	Name             string            `json:"name"`
+	Description      *string           `json:"description"`
+	Status           string            `json:"status"`
+	StatusReason     *string           `json:"status_reason"`
+	SessionMode      string            `json:"session_mode"`
+	Balance          int64             `json:"output_token_balance"`
+	CreatedAt        string            `json:"created_at"`
+	UpdatedAt        string            `json:"updated_at"`
+	Configuration    Configuration     `json:"configuration"`
+	SystemPrompt     *string           `json:"system_prompt"`
+	SystemPromptType string            `json:"system_prompt_type"`
+	MCPServers       []json.RawMessage `json:"mcp_servers"`
+	Files            FilesystemSummary `json:"filesystem_summary"`
+	PVCSize          string            `json:"pvc_size"`
+	WarmthMS         *int64            `json:"warmth_window_ms"`
+	Discord          bool              `json:"discord_bot_configured"`
+	Slack            bool              `json:"slack_bot_configured"`
+	Telegram         bool              `json:"telegram_bot_configured"`
+	WhatsApp         bool              `json:"whatsapp_configured"`
+	KeySource        string            `json:"anthropic_api_key_source"`
+	WebhookSecretSet bool              `json:"webhook_secret_configured"`
+	WebhookSecret    string            `json:"webhook_secret,omitempty"` // only in the response that made it
+}
+
+// Configuration is the effective configuration.
+type Configuration struct {
+	TimeoutSeconds int64                `json:"timeout_seconds"`
+	Model          string               `json:"model,omitempty"`
+	ReminderMS     int64                `json:"unread_reminder_interval_ms"`
+	Memory         MemoryConfig         `json:"memory_config"`
+	Compaction     Compaction           `json:"compaction"`
+	Hooks          map[string]string    `json:"hook_messages,omitempty"`
+	MCP            map[string]MCPServer `json:"mcp_servers,omitempty"`
+	Webhooks       map[string]string    `json:"webhooks,omitempty"`
+	EnvNames       []string             `json:"custom_env_names,omitempty"`
+}
+
+// MemoryConfig is memory_config.
+type MemoryConfig struct {
+	Type        string `json:"type"`
+	MaxSizeMB   int64  `json:"max_size_mb"`
+	Persistence string `json:"persistence"`
+}
+
+// Compaction is compaction.
+type Compaction struct {
+	Enabled      bool    `json:"enabled"`
+	Model        string  `json:"model"`
+	Threshold    int64   `json:"threshold_trigger"`
+	Instructions *string `json:"instructions,omitempty"`
+}
+
+// MCPServer is one configured MCP server without its secrets.
+type MCPServer struct {
+	Type    string   `json:"type"`
+	Command string   `json:"command,omitempty"`
+	Args    []string `json:"args,omitempty"`
+	URL     string   `json:"url,omitempty"`
+}
+
+// FilesystemSummary is the size of the workspace.
+type FilesystemSummary struct {
+	TotalFiles   int64   `json:"total_files"`
+	TotalSizeMB  float64 `json:"total_size_mb"`
+	LastModified *string `json:"last_modified"`
+}
+
+// AgentListItem is one row of a list of agents.
+type AgentListItem struct {
+	ID           string  `json:"id"`
+	Name         string  `json:"name"`
+	Description  *string `json:"description"`
+	Status       string  `json:"status"`
+	CreatedAt    string  `json:"created_at"`
+	UpdatedAt    string  `json:"updated_at"`
+	MessageCount int64   `json:"message_count"`
+	MCPServers   int     `json:"mcp_server_count"`
+}
+
+// Pagination describes a numbered page.
+type Pagination struct {
+	Page       int64 `json:"page"`
+	Limit      int64 `json:"limit"`
+	Total      int64 `json:"total"`
+	TotalPages int64 `json:"total_pages"`
+}
+
+// AgentList is a page of agents.
+type AgentList struct {
+	Agents     []AgentListItem `json:"agents"`
+	Pagination Pagination      `json:"pagination"`
+}
+
+// AgentSummary is made for polling.
+type AgentSummary struct {
+	UUID         string `json:"uuid"`
+	Name         string `json:"name"`
+	Status       string `json:"status"`
+	Balance      int64  `json:"output_token_balance"`
+	Used         int64  `json:"total_output_tokens_used"`
+	MessageCount int64  `json:"message_count"`
+	MCPServers   int    `json:"mcp_server_count"`
+	CreatedAt    string `json:"created_at"`
+	UpdatedAt    string `json:"updated_at"`
+}
+
+// AgentReadiness says whether a message would be processed right now.
+type AgentReadiness struct {
+	Ready         bool   `json:"ready"`
+	Status        string `json:"status"`
+	PodStatus     string `json:"pod_status"`
+	LastHeartbeat string `json:"last_heartbeat,omitempty"`
+	Reason        string `json:"reason,omitempty"`
+}
+
+// MessageResult is a sentence.
+type MessageResult struct {
+	Message string `json:"message"`
+}
+
+// AgentStatusResult is the status after a change.
+type AgentStatusResult struct {
+	Message string `json:"message"`
+	Status  string `json:"status"`
+}
+
+// BalanceResult is the balance before and after.
+type BalanceResult struct {
+	Message  string `json:"message"`
+	New      int64  `json:"new_balance"`
+	Previous int64  `json:"previous_balance"`
+}
+
+// Message is a message to or from an agent.
+type Message struct {
+	ID            string          `json:"id"`
+	Role          string          `json:"role"`
+	Content       string          `json:"content"`
+	Status        string          `json:"status"`
+	Channel       string          `json:"channel"`
+	QueueMode     *string         `json:"queue_mode"`
+	ReplyToID     *string         `json:"reply_to_id"`
+	CreatedAt     string          `json:"created_at"`
+	DeliveredAt   *string         `json:"delivered_at"`
+	ReadAt        *string         `json:"read_at"`
+	Metadata      json.RawMessage `json:"metadata,omitempty"`
+	Outcome       *string         `json:"outcome"`
+	FailureReason *string         `json:"failure_reason"`
+	Source        string          `json:"source,omitempty"`
+	SourceUUID    *string         `json:"source_uuid"`
+	Counterparty  string          `json:"counterparty_uuid,omitempty"`
+	SessionID     *string         `json:"session_id"`
+	TurnID        *string         `json:"turn_id"`
+}
+
+// MessageAccepted is the answer to a message that was sent.
+type MessageAccepted struct {
+	ID            string          `json:"id"`
+	Role          string          `json:"role"`
+	Content       string          `json:"content"`
+	Status        string          `json:"status"`
+	Channel       string          `json:"channel"`
+	QueueMode     string          `json:"queue_mode"`
+	CreatedAt     string          `json:"created_at"`
+	Metadata      json.RawMessage `json:"metadata,omitempty"`
+	Outcome       *string         `json:"outcome"`
+	FailureReason *string         `json:"failure_reason"`
+	Reply         *Message        `json:"reply,omitempty"`
+}
+
+// MessageList is one page of messages.
+type MessageList struct {
+	Messages []Message `json:"messages"`
+	HasMore  bool      `json:"has_more"`
+}
+
+// MarkResult says what changed.
+type MarkResult struct {
+	Updated int      `json:"updated"`
+	Ignored []string `json:"ignored"`
+}
+
+// Counterparty is the other side of a conversation.
+type Counterparty struct {
+	UUID    string `json:"uuid"`
+	Type    string `json:"type"`
+	Name    string `json:"name"`
+	Channel string `json:"channel,omitempty"`
+}
+
+// ConversationMessage is one message of a conversation.
+type ConversationMessage struct {
+	UUID          string `json:"uuid"`
+	ID            string `json:"id"`
+	Content       string `json:"content"`
+	SenderType    string `json:"sender_type"`
+	SenderUUID    string `json:"sender_uuid"`
+	RecipientType string `json:"recipient_type"`
+	RecipientUUID string `json:"recipient_uuid"`
+	Status        string `json:"status"`
+	CreatedAt     string `json:"created_at"`
+}
+
+// Conversation groups messages by counterparty.
+type Conversation struct {
+	Counterparty  Counterparty          `json:"counterparty"`
+	TotalMessages int64                 `json:"total_messages"`
+	UnreadCount   int64                 `json:"unread_count"`
+	LastMessageAt string                `json:"last_message_at"`
+	Messages      []ConversationMessage `json:"messages"`
+}
+
+// ConversationList is one page of conversations.
+type ConversationList struct {
+	Conversations []Conversation `json:"conversations"`
+	Pagination    struct {
+		HasMore    bool    `json:"has_more"`
+		NextCursor *string `json:"next_cursor"`
+	} `json:"pagination"`
+}
+
+// UserCreated is a new account.
+type UserCreated struct {
+	UUID     string `json:"uuid"`
+	Email    string `json:"email"`
+	Message  string `json:"message"`
+	Verified bool   `json:"verified"`
+}
+
+// UserBrief is an account in a login.
+type UserBrief struct {
+	UUID     string `json:"uuid"`
+	Email    string `json:"email"`
+	Verified bool   `json:"verified"`
+}
+
+// LoginResult is a login.
+type LoginResult struct {
+	Token string    `json:"token"`
+	User  UserBrief `json:"user"`
+}
+
+// VerifyUserResult is the answer to a verification.
+type VerifyUserResult struct {
+	Message  string    `json:"message"`
+	Verified bool      `json:"verified"`
+	Token    string    `json:"token"`
+	User     UserBrief `json:"user"`
+}
+
+// User is the account of a token.
+type User struct {
+	UUID          string `json:"uuid"`
+	Email         string `json:"email"`
+	EmailVerified bool   `json:"email_verified"`
+	Verified      bool   `json:"verified"`
+	IsAdmin       bool   `json:"is_admin"`
+	CreatedAt     string `json:"created_at"`
+	UpdatedAt     string `json:"updated_at"`
+}
+
+// QuotaFigure is a limit (0: unlimited) and its use.
+type QuotaFigure struct {
+	Limit int64 `json:"limit"`
+	Used  int64 `json:"used"`
+}
+
+// UserQuota is plan, limits and use.
+type UserQuota struct {
+	Plan   string `json:"plan"`
+	Quotas struct {
+		Agents    QuotaFigure `json:"agents"`
+		Telemetry QuotaFigure `json:"telemetry_events_per_month"`
+		Requests  QuotaFigure `json:"api_requests_per_minute"`
+	} `json:"quotas"`
+	Features struct {
+		AIAgents  bool `json:"ai_agents"`
+		Spotlight bool `json:"spotlight"`
+		Analytics bool `json:"advanced_analytics"`
+	} `json:"features"`
+}
+
+// PlatformKeyCreated shows a new key this once.
+type PlatformKeyCreated struct {
+	UUID      string `json:"uuid"`
+	Key       string `json:"key"`
+	Name      string `json:"name"`
+	CreatedAt string `json:"created_at"`
+	Status    string `json:"status"`
+}
+
+// PlatformKey is a key without its value.
+type PlatformKey struct {
+	UUID       string  `json:"uuid"`
+	Name       string  `json:"name"`
+	Prefix     string  `json:"prefix"`
+	CreatedAt  string  `json:"created_at"`
+	LastUsedAt *string `json:"last_used_at"`
+	Status     string  `json:"status"`
+}
+
+// DeletedByUUID is the answer to a deletion.
+type DeletedByUUID struct {
+	Message   string `json:"message"`
+	UUID      string `json:"uuid"`
+	DeletedAt string `json:"deleted_at"`
+}
+
+// ProviderKey is a stored provider key without its value.
+type ProviderKey struct {
+	UUID      string  `json:"uuid"`
+	Provider  string  `json:"provider"`
+	Label     *string `json:"label"`
+	Status    string  `json:"status"`
+	CreatedAt string  `json:"created_at"`
+	UpdatedAt string  `json:"updated_at"`
+}
+
+// ProviderKeyTestResult says whether a provider key works.
+type ProviderKeyTestResult struct {
+	Valid    bool   `json:"valid"`
+	Provider string `json:"provider"`
+	Message  string `json:"message,omitempty"`
+	Error    string `json:"error,omitempty"`
+}
+
+// Health is the short health.
+type Health struct {
+	Status   string `json:"status"`
+	Database string `json:"database"`
+}
+
+// DependencyHealth is the health of one dependency.
+type DependencyHealth struct {
+	Status    string   `json:"status"`
+	LatencyMS *float64 `json:"latency_ms"`
+}
+
+// DeepHealth is the health with dependencies.
+type DeepHealth struct {
+	Status     string            `json:"status"`
+	Database   DependencyHealth  `json:"database"`
+	Cluster    *DependencyHealth `json:"cluster,omitempty"`
+	Kubernetes *DependencyHealth `json:"kubernetes,omitempty"`
+	Timestamp  string            `json:"timestamp"`
+}
+
+// AgentRuntime is the activation's view of itself.
+type AgentRuntime struct {
+	AgentUUID   string         `json:"agent_uuid"`
+	Status      string         `json:"status"`
+	Node        string         `json:"node"`
+	Epoch       int64          `json:"epoch"`
+	ActivatedAt string         `json:"activated_at"`
+	Pod         RuntimePod     `json:"pod"`
+	Runner      *RuntimeRunner `json:"runner"`
+	Mailbox     int            `json:"mailbox_depth"`
+	Queue       struct {
+		Pending   int64 `json:"pending"`
+		Delivered int   `json:"delivered"`
+	} `json:"queue"`
+	SessionID *string        `json:"session_id"`
+	Turn      *RuntimeTurn   `json:"turn"`
+	Timers    []RuntimeTimer `json:"timers"`
+}
+
+// RuntimePod is the pod in the runtime view.
+type RuntimePod struct {
+	Status       string  `json:"status"`
+	Phase        *string `json:"phase"`
+	Name         *string `json:"name"`
+	Node         *string `json:"node"`
+	Incarnation  int64   `json:"incarnation"`
+	StartedAt    *string `json:"started_at"`
+	FailedStarts int     `json:"failed_starts"`
+}
+
+// RuntimeRunner is the attached runner.
+type RuntimeRunner struct {
+	RunnerEpoch    int64  `json:"runner_epoch"`
+	AttachedAt     string `json:"attached_at"`
+	LastHeartbeat  string `json:"last_heartbeat"`
+	LeaseExpiresAt string `json:"lease_expires_at"`
+	Execution      string `json:"execution_status"`
+	Version        string `json:"version"`
+	Subscribed     bool   `json:"subscribed"`
+}
+
+// RuntimeTurn is the running turn.
+type RuntimeTurn struct {
+	ID         string `json:"id"`
+	Attempt    int    `json:"attempt"`
+	StartedAt  string `json:"started_at"`
+	DeadlineAt string `json:"deadline_at"`
+}
+
+// RuntimeTimer is one armed timer.
+type RuntimeTimer struct {
+	Kind  string  `json:"kind"`
+	DueAt string  `json:"due_at"`
+	Ref   *string `json:"ref"`
+}
+
+// LegacyAgentCreated is the answer of the first-generation create.
+type LegacyAgentCreated struct {
+	UUID          string              `json:"uuid"`
+	Name          string              `json:"name"`
+	Description   *string             `json:"description"`
+	Status        string              `json:"status"`
+	CreatedAt     string              `json:"created_at"`
+	EndpointURL   string              `json:"endpoint_url"`
+	ContainerID   string              `json:"container_id"`
+	PlatformKey   string              `json:"platform_api_key"`
+	Configuration LegacyConfiguration `json:"configuration"`
+	WebhookSecret string              `json:"webhook_secret,omitempty"`
+}
+
+// LegacyConfiguration is its narrower configuration, webhooks under the names given.
+type LegacyConfiguration struct {
+	TimeoutSeconds int64             `json:"timeout_seconds"`
+	Memory         MemoryConfig      `json:"memory_config"`
+	Webhooks       map[string]string `json:"webhooks,omitempty"`
+}

@@ -1,0 +1,192 @@
+// Package rest serves the public routes: agents, messages, accounts, keys and health. A handler reads what it needs,
+// checks in the order of the contract, and sends commands to actors; it holds no state.
+package rest
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"time"
+
+	"encoding/json"
+
+	"troupe/actors/account"
+	"troupe/actors/agent"
+	"troupe/actors/agentclient"
+	"troupe/actors/fault"
+	"troupe/http/api"
+	"troupe/http/auth"
+	"troupe/http/route"
+	"troupe/persistence/seal"
+)
+
+// Store is what the routes read and write.
+type Store interface {
+	agent.Creator
+	agent.Inbox
+	agent.Messages
+	agent.Watcher
+	Load(ctx context.Context, id agent.ID) (agent.Snapshot, error)
+	Purge(ctx context.Context, id agent.ID) error
+	account.Accounts
+	account.PlatformKeys
+	account.ProviderKeys
+	account.Directory
+	account.Counters
+	Ping(ctx context.Context) error
+}
+
+// Prober asks a model provider whether a key works.
+type Prober interface {
+	Probe(ctx context.Context, key agent.Secret, base string) error
+}
+
+// Mailer sends verification mails. Without one, accounts are verified at once (AUTH-5).
+type Mailer interface {
+	Send(ctx context.Context, to, subject, text string) error
+}
+
+// Config is what the routes need.
+type Config struct {
+	Store      Store
+	Auth       *auth.Service
+	Box        *seal.Box
+	Agents     *agentclient.Client
+	Settings   agent.Settings
+	AgentLimit int    // per account (TEN-3)
+	PublicURL  string // base of endpoint_url (LEG-1)
+	RateLimit  int64
+	Closed     bool // no new accounts
+	Mailer     Mailer
+	Prober     Prober
+	Scrape     func() []byte // the metrics page; nil: not served here
+	Cluster    func() (latency time.Duration, err error)
+	Accepted   func(took time.Duration)
+	Done       <-chan struct{} // the node stops: waits end
+}
+
+type rest struct{ Config }
+
+// Routes is the table of this room.
+func Routes(cfg Config) []route.Route {
+	r := &rest{cfg}
+	return append(append(r.agentRoutes(), r.accountRoutes()...), r.systemRoutes()...)
+}
+
+func (r *rest) agentRoutes() []route.Route {
+	a := func(method, path, op string, body route.Body, h func(*route.Call) (route.Response, error)) route.Route {
+		return route.Route{Method: method, Path: path, Op: op, Access: route.Account, Feature: true, Body: body, Handle: h}
+	}
+	slow := a("POST", "/v1/agent/update/{id}", "updateAgent", route.Required, r.update)
+	slow.Timeout = 90 * time.Second
+	wait := a("POST", "/v1/agent/{id}/messages", "sendMessage", route.Required, r.send)
+	wait.Timeout = 75 * time.Second
+	return []route.Route{
+		a("POST", "/v1/agent/create", "createAgent", route.Required, r.create),
+		a("GET", "/v1/agent/list", "listAgents", route.None, r.list),
+		a("GET", "/v1/agent/{id}", "getAgent", route.None, r.get),
+		a("GET", "/v1/agent/{id}/summary", "getAgentSummary", route.None, r.summary),
+		a("GET", "/v1/agent/{id}/ready", "getAgentReadiness", route.None, r.ready),
+		slow,
+		a("POST", "/v1/agent/delete/{id}", "deleteAgent", route.Optional, r.delete),
+		a("POST", "/v1/agent/{id}/pause", "pauseAgent", route.None, r.verb(agent.Pause, "Agent paused successfully")),
+		a("POST", "/v1/agent/{id}/resume", "resumeAgent", route.None, r.verb(agent.Resume, "Agent resumed successfully")),
+		a("POST", "/v1/agent/{id}/stop", "stopAgent", route.None, r.verb(agent.Stop, "Agent stopped successfully")),
+		a("POST", "/v1/agent/{id}/status", "setAgentStatus", route.Required, r.status),
+		a("POST", "/v1/agent/{id}/balance", "updateAgentBalance", route.Required, r.balance),
+		a("GET", "/v1/agent/{id}/runtime", "getAgentRuntime", route.None, r.runtime),
+		wait,
+		a("GET", "/v1/agent/{id}/messages", "listMessages", route.None, r.messages),
+		a("GET", "/v1/agent/{id}/messages/{messageId}", "getMessage", route.None, r.message),
+		a("POST", "/v1/agent/{id}/messages/mark-read", "markMessagesRead", route.Required, r.markRead),
+		a("GET", "/v1/agent/{id}/conversations", "listConversations", route.None, r.conversations),
+		a("POST", "/agent/create", "legacyCreateAgent", route.Required, r.legacyCreate),
+	}
+}
+
+// view is an agent as read for one request.
+type view struct {
+	Spec  agent.Spec
+	State agent.State
+	F     agent.Figures
+}
+
+func gone() error { return agent.Gone() }
+
+// load reads the agent named in the path. Another account's, a deleted or a malformed one is 404 (TEN-1).
+func (r *rest) load(c *route.Call) (*view, error) {
+	id, ok := agent.ParseID(c.Param("id"))
+	if !ok {
+		return nil, gone()
+	}
+	return r.view(c.Ctx, id, c.Caller.Account.ID)
+}
+
+func (r *rest) view(ctx context.Context, id agent.ID, owner account.ID) (*view, error) {
+	sn, err := r.Store.Load(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if sn.Figures.Account != owner || sn.Figures.Deleted {
+		return nil, gone()
+	}
+	v := &view{F: sn.Figures}
+	if err := json.Unmarshal(sn.Spec, &v.Spec); err != nil {
+		return nil, fmt.Errorf("decode spec of agent %s: %w", id, err)
+	}
+	if err := json.Unmarshal(sn.State, &v.State); err != nil {
+		return nil, fmt.Errorf("decode state of agent %s: %w", id, err)
+	}
+	return v, nil
+}
+
+func text(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+// agentBody renders an agent. Credentials are never part of it (SEC-3).
+func agentBody(v *view) api.Agent {
+	s := &v.Spec
+	source := "account"
+	if s.Has(agent.SlotAnthropic) {
+		source = "agent"
+	}
+	return api.Agent{
+		ID: string(s.ID), Name: s.Name, Description: s.Description, Status: string(v.State.Status), StatusReason: text(v.State.Reason),
+		SessionMode: string(s.SessionMode), Balance: v.F.Balance, CreatedAt: agent.Stamp(s.CreatedMS), UpdatedAt: agent.Stamp(s.UpdatedMS),
+		Configuration: configuration(s), SystemPrompt: s.SystemPrompt, SystemPromptType: s.SystemPromptType, MCPServers: []json.RawMessage{},
+		Files: files(v.State.Disk), PVCSize: s.PVCSize, WarmthMS: s.WarmthMS, Discord: s.Has(agent.SlotDiscord), Slack: s.Has(agent.SlotSlack),
+		Telegram: s.Has(agent.SlotTelegram), WhatsApp: s.Has(agent.SlotWhatsApp), KeySource: source, WebhookSecretSet: s.Has(agent.SlotWebhook),
+	}
+}
+
+func configuration(s *agent.Spec) api.Configuration {
+	c := &s.Config
+	out := api.Configuration{TimeoutSeconds: c.TimeoutSeconds, Model: c.Model, ReminderMS: c.ReminderMS, Memory: api.MemoryConfig(c.Memory),
+		Compaction: api.Compaction{Enabled: c.Compaction.Enabled, Model: c.Compaction.Model, Threshold: c.Compaction.Threshold, Instructions: c.Compaction.Instructions},
+		Hooks:      c.Hooks, Webhooks: c.Webhooks, EnvNames: s.EnvNames()}
+	for name, m := range c.MCP {
+		if out.MCP == nil {
+			out.MCP = map[string]api.MCPServer{}
+		}
+		out.MCP[name] = api.MCPServer{Type: m.Type, Command: m.Command, Args: m.Args, URL: m.URL}
+	}
+	return out
+}
+
+// files renders the workspace's size in MiB, rounded up to 0.01 (FILE-4).
+func files(d agent.DiskUsage) api.FilesystemSummary {
+	return api.FilesystemSummary{TotalFiles: d.Files, TotalSizeMB: math.Ceil(float64(d.Bytes)/(1<<20)*100) / 100, LastModified: agent.StampOrNil(d.ModifiedMS)}
+}
+
+// sealFor seals with the installation's box.
+func (r *rest) seal(id agent.ID, slot string, v agent.Secret) (string, error) {
+	s, err := r.Box.SealAgent(id, slot, v)
+	if err != nil {
+		return "", fault.New(fault.Internal, "internal", "").Because(err)
+	}
+	return s, nil
+}
