@@ -1,0 +1,96 @@
+package main
+
+import (
+	"bytes"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/common/expfmt"
+
+	"troupe/actors/agent"
+)
+
+// metrics are the node's own counters (OBS-5). No label holds an id, a text or anything a caller chooses freely.
+type metrics struct {
+	reg         *prometheus.Registry
+	requests    *prometheus.CounterVec
+	seconds     *prometheus.HistogramVec
+	sendAck     prometheus.Histogram
+	activations *prometheus.GaugeVec
+	turns       *prometheus.HistogramVec
+	wakes       *prometheus.HistogramVec
+	pods        *prometheus.GaugeVec
+	fenced      *prometheus.CounterVec
+	llmTokens   *prometheus.CounterVec
+	llmCalls    *prometheus.CounterVec
+	restarts    *prometheus.CounterVec
+}
+
+func newMetrics() *metrics {
+	m := &metrics{reg: prometheus.NewRegistry()}
+	fast := []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
+	slow := []float64{.05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600}
+	m.requests = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "troupe_http_requests_total", Help: "Requests by route."}, []string{"route", "method", "code"})
+	m.seconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "troupe_http_request_seconds", Help: "Time to answer.", Buckets: fast}, []string{"route", "method"})
+	m.sendAck = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "troupe_send_ack_seconds", Help: "Time to accept a message durably.", Buckets: fast})
+	m.activations = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "troupe_activations", Help: "Activations on this node."}, []string{"kind"})
+	m.turns = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "troupe_turn_seconds", Help: "Length of turns.", Buckets: slow}, []string{"outcome"})
+	m.wakes = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "troupe_wake_seconds", Help: "From a startable message to the start of its turn.", Buckets: slow}, []string{"kind"})
+	m.pods = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "troupe_pods", Help: "Pods of agents activated here."}, []string{"status"})
+	m.fenced = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "troupe_fence_rejections_total", Help: "Writes refused because another activation owns the agent."}, []string{"kind"})
+	m.llmTokens = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "troupe_llm_tokens_total", Help: "Tokens of model calls."}, []string{"type", "model"})
+	m.llmCalls = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "troupe_llm_requests_total", Help: "Model calls by answer."}, []string{"code"})
+	m.restarts = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "troupe_activation_failures_total", Help: "Activations stopped because they panicked."}, []string{"kind"})
+	m.reg.MustRegister(m.requests, m.seconds, m.sendAck, m.activations, m.turns, m.wakes, m.pods, m.fenced, m.llmTokens, m.llmCalls, m.restarts,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+func (m *metrics) Request(route, method string, code int, took time.Duration) {
+	m.requests.WithLabelValues(route, method, strconv.Itoa(code)).Inc()
+	m.seconds.WithLabelValues(route, method).Observe(took.Seconds())
+}
+
+func (m *metrics) Fenced(kind string) { m.fenced.WithLabelValues(kind).Inc() }
+
+func (m *metrics) TurnEnded(outcome agent.Outcome, took time.Duration) {
+	m.turns.WithLabelValues(string(outcome)).Observe(took.Seconds())
+}
+
+func (m *metrics) Woken(kind string, took time.Duration) {
+	m.wakes.WithLabelValues(kind).Observe(took.Seconds())
+}
+
+func (m *metrics) Activated(delta int) { m.activations.WithLabelValues("agent").Add(float64(delta)) }
+
+func (m *metrics) PodStatus(from, to agent.PodStatus) {
+	m.pods.WithLabelValues(string(from)).Dec()
+	m.pods.WithLabelValues(string(to)).Inc()
+}
+
+func (m *metrics) ModelCall(code int) { m.llmCalls.WithLabelValues(strconv.Itoa(code)).Inc() }
+
+// knownModels keeps the label's set small: anything else is counted as other.
+var knownModels = map[string]bool{agent.DefaultModel: true, agent.DefaultCompactWith: true}
+
+func (m *metrics) ModelTokens(kind, model string, n int64) {
+	if !knownModels[model] {
+		model = "other"
+	}
+	m.llmTokens.WithLabelValues(kind, model).Add(float64(n))
+}
+
+// page renders the metrics in the text format.
+func (m *metrics) page() []byte {
+	families, err := m.reg.Gather()
+	var b bytes.Buffer
+	if err != nil {
+		return nil
+	}
+	for _, f := range families {
+		_, _ = expfmt.MetricFamilyToText(&b, f) // a buffer cannot fail
+	}
+	return b.Bytes()
+}

@@ -1,0 +1,330 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/asynkron/protoactor-go/cluster"
+
+	"troupe/actors/account"
+	"troupe/actors/agent"
+	"troupe/actors/agentclient"
+	"troupe/actors/agentgrain"
+	"troupe/actors/clockgrain"
+	"troupe/actors/fault"
+	"troupe/cluster/member"
+	"troupe/cluster/process"
+	"troupe/http/auth"
+	"troupe/http/egress"
+	"troupe/http/gateway"
+	"troupe/http/rest"
+	"troupe/http/route"
+	"troupe/http/runnerapi"
+	"troupe/http/runnerproto"
+	"troupe/persistence/redisstore"
+	"troupe/persistence/seal"
+	"troupe/persistence/sqlitestore"
+)
+
+// store is what both implementations offer.
+type store interface {
+	agentgrain.Store
+	agentgrain.Places
+	rest.Store
+	runnerapi.Store
+	gateway.Store
+	auth.Store
+	member.Store
+	clockgrain.Store
+	Close() error
+}
+
+const (
+	realModel = "https://api.anthropic.com"
+	rehearsal = "rehearsal"
+	maxBody   = 34 << 20
+	drainTime = 25 * time.Second // REC-9
+)
+
+// node is one running control-plane process.
+type node struct {
+	cfg     Config
+	log     *slog.Logger
+	st      store
+	box     *seal.Box
+	metrics *metrics
+	cluster *member.Node
+	agents  *agentclient.Client
+	runtime *process.Runtime
+	gate    *gateway.Gateway
+	sweeper *clockgrain.Sweeper
+	server  *route.Server
+	inner   *http.Server
+	addr    string
+	lost    chan struct{} // the member lease is lost: the process must start anew
+	wg      sync.WaitGroup
+}
+
+// startNode opens everything in the order of dependence. The API accepts messages as soon as the store is open; what
+// needs actors waits for the cluster's first topology.
+func startNode(ctx context.Context, cfg Config, log *slog.Logger) (n *node, err error) {
+	n = &node{cfg: cfg, log: log, metrics: newMetrics(), lost: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			n.stop()
+		}
+	}()
+	if err = os.MkdirAll(cfg.DataDir, 0o700); err != nil {
+		return nil, err
+	}
+	if n.box, err = openBox(&n.cfg); err != nil {
+		return nil, err
+	}
+	if n.st, err = openStore(ctx, &n.cfg); err != nil {
+		return nil, err
+	}
+	l, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		return nil, err
+	}
+	n.addr = l.Addr().String()
+	set := n.settings()
+	if n.runtime, err = process.New(process.Options{Dir: cfg.DataDir, Runner: cfg.Runner, Limit: cfg.ProcessLimit, Sandbox: process.Mode(cfg.Sandbox), Log: log,
+		OnChange: func(id agent.ID) { n.agents.Hint(id) }}); err != nil {
+		_ = l.Close()
+		return nil, err
+	}
+	n.join(set)
+	n.agents = agentclient.New(n.cluster.Cluster)
+	authn := auth.New(n.st, n.box, log)
+	if err = n.bootstrap(ctx, authn); err != nil {
+		_ = l.Close()
+		return nil, err
+	}
+	n.serve(l, set, authn)
+	n.sweeper = clockgrain.Start(n.st, n.agents.Hint, log)
+	return n, nil
+}
+
+// openBox reads the master key; dev makes one in the data directory.
+func openBox(cfg *Config) (*seal.Box, error) {
+	text := cfg.MasterKey
+	if text == "" {
+		path := filepath.Join(cfg.DataDir, "master.key")
+		b, err := os.ReadFile(path)
+		if errors.Is(err, os.ErrNotExist) {
+			b = []byte(seal.NewKey() + "\n")
+			err = os.WriteFile(path, b, 0o600)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("master key: %w", err)
+		}
+		text = string(b)
+	}
+	key, err := seal.ParseKey(text)
+	if err != nil {
+		return nil, fmt.Errorf("master key: %w", err)
+	}
+	return seal.New(key)
+}
+
+func openStore(ctx context.Context, cfg *Config) (store, error) {
+	if cfg.RedisURL == "" {
+		return sqlitestore.Open(filepath.Join(cfg.DataDir, "store"))
+	}
+	return redisstore.Open(ctx, cfg.RedisURL)
+}
+
+func (n *node) settings() agent.Settings {
+	c := &n.cfg
+	return agent.Settings{WarmthMS: c.Warmth.Milliseconds(), Model: c.Model, AllowHTTP: c.AllowHTTP, AllowHosts: c.AllowHosts,
+		PlatformKey: c.AnthropicKey != "" || n.upstream() == rehearsal, StartTimeout: c.StartTimeout, Passivate: c.Passivate}.WithDefaults()
+}
+
+// upstream is where model calls go: the configured place, else the real API if there is a key or this is serve, else the rehearsal.
+func (n *node) upstream() string {
+	switch {
+	case n.cfg.AnthropicURL != "":
+		return strings.TrimSuffix(n.cfg.AnthropicURL, "/")
+	case n.cfg.AnthropicKey != "" || !n.cfg.dev:
+		return realModel
+	}
+	return rehearsal
+}
+
+// baseURL is where runners reach this node.
+func (n *node) baseURL() string {
+	if n.cfg.NodeURL != "" {
+		return strings.TrimSuffix(n.cfg.NodeURL, "/")
+	}
+	host, port, _ := net.SplitHostPort(n.addr)
+	if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return "http://" + net.JoinHostPort(host, port)
+}
+
+// urls are the base URLs of the live nodes, this one first.
+func (n *node) urls() []string {
+	out := []string{n.baseURL()}
+	for _, m := range n.cluster.Provider.View().Members {
+		if m.URL != "" && m.URL != out[0] {
+			out = append(out, m.URL)
+		}
+	}
+	return out
+}
+
+func (n *node) join(set agent.Settings) {
+	deps := &agentgrain.Deps{Store: n.st, Places: n.st, Runtime: n.runtime, Workspace: &runnerproto.Workspace{HTTP: &http.Client{}}, Sealer: n.box, Settings: set,
+		Node: n.cfg.NodeName, URLs: n.urls, Log: n.log, Metrics: n.metrics}
+	host, port, _ := net.SplitHostPort(n.cfg.ClusterListen)
+	p, _ := strconv.Atoi(port)
+	n.cluster = member.Start(n.st, member.Config{Name: "troupe", Host: host, Port: p, Advertised: n.cfg.ClusterAdvert, TTL: n.cfg.LeaseTTL, Log: n.log,
+		Self:   agent.Member{Name: n.cfg.NodeName, URL: n.baseURL(), Version: version, StartedMS: time.Now().UnixMilli()},
+		OnLost: func() { close(n.lost) }, Busy: agentclient.Overloaded,
+		Failed: func(kind, identity string, reason any) { n.metrics.restarts.WithLabelValues(kind).Inc() }},
+		cluster.NewKind(agentclient.Kind, agentgrain.Props(deps)))
+}
+
+func (n *node) serve(l net.Listener, set agent.Settings, authn *auth.Service) {
+	up := n.upstream()
+	gcfg := gateway.Config{Store: n.st, Agents: n.agents, Box: n.box, Settings: set, Upstream: up, Platform: agent.NewSecret(n.cfg.AnthropicKey),
+		Client: &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}, Guarded: egress.Client(set, 0), Metrics: n.metrics, Log: n.log}
+	if up == rehearsal {
+		gcfg.Rehearse = gateway.Rehearsal{}
+	}
+	n.gate = gateway.New(gcfg)
+	done := make(chan struct{})
+	rcfg := rest.Config{Store: n.st, Auth: authn, Box: n.box, Agents: n.agents, Settings: set, AgentLimit: n.cfg.AgentLimit, PublicURL: n.cfg.PublicURL,
+		RateLimit: n.cfg.RateLimit, Closed: !n.cfg.Registration, Prober: n.gate, Cluster: n.clusterHealth, Accepted: func(d time.Duration) { n.metrics.sendAck.Observe(d.Seconds()) }, Done: done}
+	if n.cfg.PublicMetrics {
+		rcfg.Scrape = n.metrics.page
+	}
+	routes := rest.Routes(rcfg)
+	routes = append(routes, runnerapi.Routes(runnerapi.Config{Store: n.st, Agents: n.agents, Settings: set, URLs: n.urls, Done: done})...)
+	routes = append(routes, n.gate.Routes()...)
+	n.server = route.New(route.Config{Auth: authn, Counters: n.st, RateLimit: n.cfg.RateLimit, GuestLimit: n.cfg.GuestLimit, Metrics: n.metrics, Log: n.log, MaxBody: maxBody}, routes)
+	n.wg.Add(2)
+	go func() {
+		defer n.wg.Done()
+		<-n.server.Done()
+		close(done)
+	}()
+	go func() {
+		defer n.wg.Done()
+		if err := n.server.Serve(l); err != nil {
+			n.log.Error("listener", "err", err)
+		}
+	}()
+	n.serveMetrics()
+}
+
+// serveMetrics serves the internal listener.
+func (n *node) serveMetrics() {
+	if n.cfg.MetricsListen == "" {
+		return
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+		_, _ = w.Write(n.metrics.page())
+	})
+	n.inner = &http.Server{Addr: n.cfg.MetricsListen, Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	n.wg.Add(1)
+	go func() {
+		defer n.wg.Done()
+		if err := n.inner.ListenAndServe(); err != nil && !errors.Is(err, http.ErrServerClosed) {
+			n.log.Error("metrics listener", "err", err)
+		}
+	}()
+}
+
+func (n *node) clusterHealth() (time.Duration, error) {
+	if !n.cluster.Provider.Held() {
+		return 0, errors.New("member lease is not held")
+	}
+	return 0, nil
+}
+
+// bootstrap makes the administrator and its key at first start.
+func (n *node) bootstrap(ctx context.Context, authn *auth.Service) error {
+	key := n.cfg.BootstrapKey
+	path := filepath.Join(n.cfg.DataDir, "api.key")
+	if key == "" {
+		if !n.cfg.dev {
+			return nil
+		}
+		b, err := os.ReadFile(path)
+		if errors.Is(err, os.ErrNotExist) {
+			b = []byte("sk_shinzo_live_" + auth.Random(42) + "\n")
+			err = os.WriteFile(path, b, 0o600)
+		}
+		if err != nil {
+			return fmt.Errorf("API key: %w", err)
+		}
+		key = strings.TrimSpace(string(b))
+	}
+	_, err := n.st.PlatformKeyByHash(ctx, authn.KeyHash(key))
+	if !fault.Is(err, fault.NotFound) {
+		return err
+	}
+	admin, err := n.administrator(ctx)
+	if err != nil {
+		return err
+	}
+	return n.st.PutPlatformKey(ctx, authn.KeyRecord(admin.ID, "bootstrap", account.ScopeAll, key))
+}
+
+func (n *node) administrator(ctx context.Context) (account.Account, error) {
+	now := time.Now().UTC().Truncate(time.Millisecond)
+	a, err := n.st.CreateAccount(ctx, account.Account{ID: account.ID(agent.NewUUID()), Email: n.cfg.AdminEmail, Verified: true, Admin: true, CreatedAt: now, UpdatedAt: now})
+	if fault.Is(err, fault.Conflict) { // another node was first, or an earlier start died in between
+		return n.st.AccountByEmail(ctx, n.cfg.AdminEmail)
+	}
+	return a, err
+}
+
+// stop is the ordered end: no new requests, what runs finishes, activations are drained while the lease is held.
+func (n *node) stop() {
+	if n.sweeper != nil {
+		n.sweeper.Stop()
+	}
+	if n.server != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+		if err := n.server.Shutdown(ctx); err != nil {
+			n.log.Warn("requests were cut", "err", err)
+		}
+		cancel()
+	}
+	if n.inner != nil {
+		_ = n.inner.Close()
+	}
+	if n.gate != nil {
+		n.gate.Close()
+	}
+	if n.cluster != nil {
+		if err := n.cluster.Stop(10 * time.Second); err != nil {
+			n.log.Warn("drain", "err", err)
+		}
+	}
+	if n.runtime != nil {
+		n.runtime.Close()
+	}
+	n.wg.Wait()
+	if n.st != nil {
+		if err := n.st.Close(); err != nil {
+			n.log.Warn("close the store", "err", err)
+		}
+	}
+}
