@@ -170,6 +170,7 @@ func (m *Machine) podGone(o Observation) bool {
 		m.failStart("ended before it attached: " + o.Reason)
 	case PodStopping:
 		m.podEvent(PodNotRunning, p.Why)
+		m.rest(p.Why == "lost" || p.Why == "lease_lost" || p.Why == "detached" && p.Want)
 	case PodUp:
 		why := o.Reason
 		if why == "" {
@@ -177,6 +178,7 @@ func (m *Machine) podGone(o Observation) bool {
 		}
 		m.podEvent(PodPending, why)
 		p.Why = "restarted"
+		m.rest(true)
 	}
 	p.Phase, p.Node = PodAbsent, ""
 	m.head(HeadIncarnation, "")
@@ -187,6 +189,20 @@ func (m *Machine) podGone(o Observation) bool {
 		m.finalize()
 	}
 	return true
+}
+
+// shortLife is how long a pod must have lived for its end not to count as one of a series.
+const shortLife = 10 * time.Second
+
+// rest lets pods that keep ending soon after their start wait longer and longer.
+func (m *Machine) rest(unasked bool) {
+	p := &m.S.Pod
+	if !unasked || m.Now-p.StartedMS >= shortLife.Milliseconds() {
+		p.Quick = 0
+		return
+	}
+	p.Quick++
+	p.RetryMS = max(p.RetryMS, m.Now+backoff[min(p.Quick, len(backoff))-1].Milliseconds())
 }
 
 // Attach lets a runner in (RUN-1): the newest incarnation only. The open turn goes on under it, or is resumed with the next attempt.
@@ -213,6 +229,9 @@ func (m *Machine) Attach(a Attach) error {
 	}
 	p.Phase, p.Waiting = PodUp, false
 	m.S.ActiveMS = m.Now
+	m.subscribed = m.F.SubscribedMS > 0
+	m.F.RunnerEpoch++ // as the store does in this step
+	m.F.LeaseMS, m.F.SubscribedMS, m.F.Incarnation = m.Now+m.C.Attach, 0, a.Incarnation
 	if t := m.S.Turn; t != nil && !m.S.FilesDue {
 		m.resume(t, a.Turn == t.ID)
 	}
@@ -221,9 +240,9 @@ func (m *Machine) Attach(a Attach) error {
 
 // resume gives the open turn to the runner that attaches. A process that still works on it just carries on.
 func (m *Machine) resume(t *Turn, carriesOn bool) {
-	epoch := m.F.RunnerEpoch + 1
+	epoch := m.F.RunnerEpoch
 	samePod := t.Incarnation == m.S.Pod.Incarnation
-	never := t.SentMS > 0 && m.F.SubscribedMS == 0 && !t.Accepted // no runner can have seen this attempt
+	never := t.SentMS > 0 && !m.subscribed && !t.Accepted // no runner can have seen this attempt
 	t.Epoch = epoch
 	if carriesOn && t.SentMS > 0 {
 		return

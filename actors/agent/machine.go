@@ -21,6 +21,8 @@ type Machine struct {
 	C    Commit
 	// NewID makes ids; it is a field so that tests are deterministic.
 	NewID func() string
+
+	subscribed bool // the former runner had opened its command stream
 }
 
 // Finish completes the commit with the state, the card and the next instant at which to look again.
@@ -243,7 +245,7 @@ func (m *Machine) Due() int64 {
 		due = append(due, lease+1000)
 	}
 	if s.Pod.Want && s.Pod.Phase == PodAbsent {
-		due = append(due, max(s.Pod.RetryMS, m.Now+2000))
+		due = append(due, max(s.Pod.RetryMS, m.Now+100))
 	}
 	if s.Pod.Phase == PodStarting {
 		due = append(due, s.Pod.StartedMS+m.Set.StartTimeout.Milliseconds())

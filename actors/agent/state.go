@@ -38,6 +38,7 @@ type Pod struct {
 	StartedMS   int64  `json:"started_ms,omitempty"` // when this incarnation was asked for
 	Failed      int    `json:"failed,omitempty"`     // starts in a row that did not attach (POD-8)
 	RetryMS     int64  `json:"retry_ms,omitempty"`   // next start not before
+	Quick       int    `json:"quick,omitempty"`      // pods in a row that ended soon after their start
 	Why         string `json:"why,omitempty"`        // of the last change, for events
 	Replace     bool   `json:"replace,omitempty"`    // a new pod is due after the running turn (CFG-7)
 	Waiting     bool   `json:"waiting,omitempty"`    // wants to start, no room on the node
