@@ -1,0 +1,54 @@
+# Every target is described by the comment behind it; `make help` lists them.
+GO      ?= go
+VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo dev)
+LDFLAGS  = -s -w -X main.version=$(VERSION)
+PKGS     = ./...
+
+.PHONY: help build test test-fast race lint generate rules demo bench fuzz deps clean ci
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+build: ## build bin/troupe and bin/troupe-runner
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/troupe ./cmd/troupe
+	$(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/troupe-runner ./cmd/runner
+
+deps: ## install what the tests need from Debian (redis-server, bubblewrap), unless it is there
+	@command -v redis-server >/dev/null && command -v bwrap >/dev/null || \
+	 { command -v apt-get >/dev/null && export DEBIAN_FRONTEND=noninteractive && $${SUDO:-} apt-get update -qq && \
+	   $${SUDO:-} apt-get install -y -qq --no-install-recommends redis-server bubblewrap >/dev/null; }
+
+test: deps build ## run every test with the race detector
+	$(GO) test -race -timeout 20m $(PKGS)
+
+test-fast: deps build ## run every test without the race detector
+	$(GO) test -vet=off -timeout 10m $(PKGS)
+
+lint: ## vet, formatting, tidy module, generated files up to date
+	$(GO) vet $(PKGS)
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
+	$(GO) mod tidy -diff
+	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 $(PKGS)
+
+generate: ## make the generated files anew (needs protoc)
+	cd actors/protocol && PATH="$$($(GO) env GOPATH)/bin:$$PATH" protoc --go_out=../.. --go_opt=module=troupe -I . envelope.proto
+
+rules: ## the table of contract rules and the tests that quote them; fails if a finished section has a rule without a test
+	@$(GO) test -count=1 -run '^TestRules$$' -v ./http/api | grep -v '^=== \|^--- \|^ok\|^PASS'
+
+demo: build ## the main job end to end on the embedded store, with a kill -9 in the middle
+	$(GO) run ./cmd/demo -bin bin
+
+bench: deps build ## throughput, latency and cost, as ratios to references of the same run
+	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./cmd/bench
+
+fuzz: ## fuzz parsers, merges and templates for a minute each
+	@for f in $$(grep -rhoE '^func Fuzz[A-Za-z0-9_]+' actors | awk '{print $$2}'); do \
+	  p=$$(grep -rlE "^func $$f\(" actors | head -1 | xargs dirname); \
+	  $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime 60s ./$$p || exit 1; done
+
+ci: ## what CI runs
+	bash .ci/run
+
+clean: ## remove build output
+	rm -rf bin

@@ -1,0 +1,136 @@
+package api
+
+import (
+	"encoding/json"
+	"go/parser"
+	"go/token"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// pkg is what `go list` says of one package.
+type pkg struct {
+	ImportPath string
+	Dir        string
+	Name       string
+	GoFiles    []string
+	Imports    []string
+}
+
+func packages(t *testing.T) []pkg {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-json=ImportPath,Dir,Name,GoFiles,Imports", "./...")
+	cmd.Dir = "../.."
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []pkg
+	for dec := json.NewDecoder(strings.NewReader(string(out))); dec.More(); {
+		var p pkg
+		if err := dec.Decode(&p); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+	return all
+}
+
+// arrows says which rooms of troupe, and which libraries besides the standard one, a room may import. A room that is
+// not listed may import anything.
+var arrows = map[string]string{
+	"actors/fault":            "",
+	"actors/account":          "actors/fault",
+	"actors/field":            "actors/fault",
+	"actors/agent":            "actors/fault actors/account actors/field github.com/google/uuid",
+	"actors/protocol":         "actors/agent actors/fault google.golang.org/protobuf",
+	"actors/agentclient":      "actors/agent actors/fault actors/protocol github.com/asynkron/protoactor-go",
+	"actors/agentgrain":       "actors/account actors/agent actors/fault actors/field actors/protocol cluster/member github.com/asynkron/protoactor-go",
+	"actors/clockgrain":       "actors/agent",
+	"cluster/member":          "actors/agent actors/fault github.com/asynkron/protoactor-go google.golang.org/grpc",
+	"cluster/process":         "actors/agent actors/fault",
+	"persistence/redisstore":  "actors/agent actors/account actors/fault github.com/redis/go-redis",
+	"persistence/sqlitestore": "actors/agent actors/account actors/fault modernc.org/sqlite",
+	"persistence/seal":        "actors/agent",
+	"http/api":                "",
+	"http/client":             "github.com/google/uuid",
+	"http/egress":             "actors/agent code.dny.dev/ssrf",
+	"http/runnerproto":        "actors/agent actors/fault",
+	"http/route":              "actors/account actors/agent actors/fault actors/field github.com/fasthttp/router github.com/valyala/fasthttp",
+	"http/auth":               "actors/account actors/agent actors/fault persistence/seal github.com/golang-jwt/jwt golang.org/x/crypto",
+	"http/rest":               "actors/account actors/agent actors/agentclient actors/fault actors/field actors/protocol http/api http/auth http/route persistence/seal",
+	"http/gateway":            "actors/account actors/agent actors/agentclient actors/fault actors/protocol http/route persistence/seal github.com/valyala/fasthttp",
+	"http/runnerapi":          "actors/account actors/agent actors/agentclient actors/fault actors/field actors/protocol http/rest http/route http/runnerproto github.com/valyala/fasthttp",
+}
+
+func TestRoomsImportOnlyWhatLiesBelow(t *testing.T) {
+	for _, p := range packages(t) {
+		room := strings.TrimPrefix(p.ImportPath, "troupe/")
+		allowed, listed := arrows[room]
+		if !listed {
+			continue
+		}
+		for _, imp := range p.Imports {
+			inside, isTroupe := strings.CutPrefix(imp, "troupe/")
+			if !isTroupe && !strings.Contains(strings.Split(imp, "/")[0], ".") {
+				continue // the standard library
+			}
+			ok := false
+			for _, a := range strings.Fields(allowed) {
+				ok = ok || inside == a || imp == a || strings.HasPrefix(imp, a+"/")
+			}
+			if !ok {
+				t.Errorf("%s imports %s", room, imp)
+			}
+		}
+	}
+}
+
+// TestTheRunnerLinksNoServerCode keeps the program in the pod small.
+func TestTheRunnerLinksNoServerCode(t *testing.T) {
+	cmd := exec.Command("go", "list", "-deps", "./cmd/runner")
+	cmd.Dir = "../.."
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dep := range strings.Fields(string(out)) {
+		for _, banned := range []string{"protoactor-go", "go-redis", "fasthttp", "modernc.org", "k8s.io", "troupe/persistence", "troupe/cluster", "troupe/actors/agentgrain"} {
+			if strings.Contains(dep, banned) {
+				t.Errorf("the runner links %s", dep)
+			}
+		}
+	}
+}
+
+func TestEveryPackageSaysWhatItIsFor(t *testing.T) {
+	for _, p := range packages(t) {
+		found := false
+		for _, f := range p.GoFiles {
+			src, err := parser.ParseFile(token.NewFileSet(), filepath.Join(p.Dir, f), nil, parser.ParseComments|parser.PackageClauseOnly)
+			if err != nil {
+				t.Fatal(err)
+			}
+			found = found || src.Doc != nil && strings.TrimSpace(src.Doc.Text()) != ""
+		}
+		if !found && len(p.GoFiles) > 0 {
+			t.Errorf("%s has no package comment", p.ImportPath)
+		}
+	}
+}
+
+func TestTheWingsAreTheOnlyTopLevelFolders(t *testing.T) {
+	wings := map[string]bool{"actors": true, "http": true, "persistence": true, "cluster": true, "channels": true, "cmd": true, "deploy": true, "bin": true}
+	entries, err := os.ReadDir("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if e.IsDir() && !strings.HasPrefix(e.Name(), ".") && !wings[e.Name()] {
+			t.Errorf("%s is no wing", e.Name())
+		}
+	}
+}
