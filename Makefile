@@ -10,8 +10,8 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 build: ## build bin/troupe and bin/troupe-runner
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/troupe ./cmd/troupe
-	$(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/troupe-runner ./cmd/runner
+	$(GO) build -ldflags '$(LDFLAGS)' -o bin/troupe ./cmd/troupe
+	$(GO) build -ldflags '-s -w -X main.version=$(VERSION)' -o bin/troupe-runner ./cmd/runner
 
 deps: ## install what the tests need from Debian (redis-server, bubblewrap), unless it is there
 	@command -v redis-server >/dev/null && command -v bwrap >/dev/null || \
