@@ -446,11 +446,11 @@ func (g *Grain) filesApplied(c actor.Context, r fileReport) {
 
 func (g *Grain) childEnded(c actor.Context, who *actor.PID) {
 	switch {
-	case who.Equal(g.pod):
+	case g.pod != nil && who.Id == g.pod.Id:
 		g.pod = nil
-	case who.Equal(g.turn):
+	case g.turn != nil && who.Id == g.turn.Id:
 		g.turn = nil
-	default:
+	default: // one that was stopped on purpose
 		return
 	}
 	g.restarts++

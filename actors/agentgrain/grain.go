@@ -131,6 +131,7 @@ func (g *Grain) Receive(c actor.Context) {
 	case *actor.Terminated:
 		g.childEnded(c, m.Who)
 	case *actor.Stopping:
+		g.pod, g.turn = nil, nil // they end with this activation
 		g.stopTimer()
 		g.d.Metrics.Activated(-1)
 	}

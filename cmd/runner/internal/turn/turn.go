@@ -34,6 +34,8 @@ const (
 	previewRunes = 4000
 	summaryRunes = 500
 	sdkRetries   = 4
+	// waitForGateway is how long a broken model call is repeated before the turn fails.
+	waitForGateway = 5 * time.Minute
 )
 
 // Runner runs turns one after another.
@@ -209,7 +211,7 @@ func (r *Runner) loop(ctx context.Context, t *runnerproto.Turn, self *runnerprot
 				return &transcript.End{Outcome: "failed", Reason: "internal", Error: err.Error()}
 			}
 		}
-		msg, err := r.ask(ctx, &client, self, tr, tools, p)
+		msg, err := r.patient(ctx, func() (*anthropic.Message, error) { return r.ask(ctx, &client, self, tr, tools, p) })
 		if err != nil {
 			if ctx.Err() != nil {
 				return r.interrupted(ctx)
@@ -249,6 +251,25 @@ func (r *Runner) interrupted(ctx context.Context) *transcript.End {
 		return &transcript.End{Outcome: "cancelled", Reason: "cancelled"}
 	}
 	return nil
+}
+
+// patient repeats a model call whose connection broke: the node that carried it may be gone, and another one may take it
+// (REC-8). Answers of the service are final here; the SDK has repeated those that may be.
+func (r *Runner) patient(ctx context.Context, ask func() (*anthropic.Message, error)) (*anthropic.Message, error) {
+	deadline := time.Now().Add(waitForGateway)
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 3*time.Second) {
+		msg, err := ask()
+		var api *anthropic.Error
+		if err == nil || errors.As(err, &api) || time.Now().After(deadline) {
+			return msg, err
+		}
+		r.Log.Warn("model call broke", "err", err)
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(pause):
+		}
+	}
 }
 
 func modelFailure(err error) *transcript.End {
