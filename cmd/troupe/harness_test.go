@@ -317,6 +317,9 @@ func stores(t *testing.T, test func(t *testing.T, change func(*Config))) {
 	})
 }
 
+// startRedisFor starts a Redis of the test's own.
+func startRedisFor(t *testing.T) *redistest.Server { return redistest.Start(t) }
+
 // freePort reserves a port for a process that is started later.
 func freePort(t testing.TB) string {
 	t.Helper()
