@@ -78,6 +78,8 @@ type Window struct {
 // Counters counts in fixed windows that start with their first event (RATE-1). Refused events do not extend the window.
 type Counters interface {
 	Count(ctx context.Context, key string, limit int64, windowMS int64) (Window, error)
+	// Uncount takes one event back.
+	Uncount(ctx context.Context, key string) error
 	// Counted returns how many events the present window has seen.
 	Counted(ctx context.Context, key string) (int64, error)
 }

@@ -30,7 +30,7 @@ func (m *Machine) lookTurn() bool {
 	case t.Cancel != nil:
 		if m.Now >= t.Cancel.DueMS || lost {
 			m.finalize()
-			if !lost && m.S.Pod.Want { // it still works on the turn: replace it (TURN-5)
+			if !lost && m.S.Pod.Want && m.F.Execution == "working" { // it still works on the turn: replace it (TURN-5)
 				m.stopPod("lost")
 			}
 			return true
@@ -66,6 +66,10 @@ func (m *Machine) loseRunner() bool {
 		return false
 	}
 	t.SentMS = 0
+	if t.Cancel != nil { // the outcome was decided before (TURN-5)
+		m.finalize()
+		return true
+	}
 	if t.Attempt >= MaxAttempts {
 		m.finish(Failed, "runner_lost", false)
 	}
@@ -289,6 +293,9 @@ func (m *Machine) Detach() {
 	m.F.LeaseMS = 0
 	if p := &m.S.Pod; p.Phase == PodUp {
 		p.Phase, p.Why = PodStopping, "detached"
+		if m.S.Turn == nil && !m.CanStart() && m.S.Update == "" && m.Spec.WarmthMS != nil {
+			p.Want, p.Why = false, "evicted" // nothing needs it; the next cause wakes it
+		}
 		m.head(HeadIncarnation, "")
 	}
 	m.loseRunner()

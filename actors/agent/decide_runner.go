@@ -52,6 +52,17 @@ func (m *Machine) SetTranscript(id SessionID, sdk string, context int64, lost bo
 	return nil
 }
 
+// CheckRunner refuses calls of a runner that has been replaced (FENCE-4).
+func (m *Machine) CheckRunner(g *RunnerGuard) error {
+	switch {
+	case m.S.Deleting || m.F.Incarnation != g.Incarnation:
+		return Refused("key")
+	case g.Epoch != 0 && m.F.RunnerEpoch != g.Epoch:
+		return fault.New(fault.Conflict, "stale_runner", "A newer runner has attached")
+	}
+	return nil
+}
+
 // Report takes the runner's execution status; a fatal error moves the agent to error (LIFE-9).
 func (m *Machine) Report(execution, text string, fatal bool) {
 	m.head(HeadExecution, execution)

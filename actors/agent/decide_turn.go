@@ -38,7 +38,7 @@ func (m *Machine) StartTurn(pending []Message) bool {
 	sess.Incarnation, sess.Epoch = t.Incarnation, t.Epoch
 	m.S.Turn = t
 	m.take(batch, false)
-	t.Seq = batch[len(batch)-1].Seq
+	t.Seq = max(batch[len(batch)-1].Seq, m.F.Interrupt) // an interrupt from before the turn interrupts nothing (QUE-4)
 	m.S.ActiveMS = m.Now
 	m.head(HeadTurn, string(t.ID))
 	m.head(HeadSession, string(sess.ID))
@@ -111,6 +111,7 @@ func (m *Machine) take(batch []Message, late bool) {
 		t.Batch = append(t.Batch, Entry{ID: x.ID, Seq: x.Seq, Channel: x.Channel, Party: x.Counterparty, PartyName: x.PartyName,
 			PartyType: x.PartyType, TakenMS: m.Now, Late: late})
 		t.Hops = max(t.Hops, x.Hops)
+		t.Batch[len(t.Batch)-1].Answered = slices.Contains(t.Early, x.ID)
 		m.C.Take = append(m.C.Take, x.ID)
 		m.mark(&t.Batch[len(t.Batch)-1], "", "", 0)
 		m.event("message.delivered", map[string]any{"message_id": x.ID.String(), "role": RoleUser, "channel": x.Channel, "turn_id": t.ID})
@@ -146,7 +147,7 @@ func (m *Machine) running(id TurnID) (*Turn, error) {
 	switch {
 	case t != nil && t.ID == id:
 		return t, nil
-	case t == nil && m.S.LastTurn == id && id != "":
+	case m.S.LastTurn == id && id != "":
 		return nil, fault.New(fault.Conflict, "turn_ended", "The turn has ended")
 	case t == nil || id == "":
 		return nil, fault.New(fault.Conflict, "stale_turn", "No such turn is running")
@@ -156,16 +157,16 @@ func (m *Machine) running(id TurnID) (*Turn, error) {
 
 // Progress notes the reports of the runner (RUN-12). Accepted confirms the start; entries seen before are ignored.
 // It returns the highest number stored and the turn's deadline.
-func (m *Machine) Progress(id TurnID, entries []ProgressEntry) (seq, deadline int64, changed bool, err error) {
+func (m *Machine) Progress(id TurnID, entries []ProgressEntry) (seq, deadline int64, err error) {
 	t, err := m.running(id)
 	if err != nil {
-		return 0, 0, false, err
+		return 0, 0, err
 	}
 	for _, e := range entries {
 		if e.Seq <= t.Progress {
 			continue
 		}
-		t.Progress, changed = e.Seq, true
+		t.Progress = e.Seq
 		switch e.Kind {
 		case "accepted":
 			if !t.Accepted {
@@ -184,7 +185,7 @@ func (m *Machine) Progress(id TurnID, entries []ProgressEntry) (seq, deadline in
 			}
 		}
 	}
-	return t.Progress, t.DeadlineMS, changed, nil
+	return t.Progress, t.DeadlineMS, nil
 }
 
 // ProgressEntry is one entry of a progress report.
@@ -240,8 +241,8 @@ type Ended struct {
 
 // EndTurn ends the running turn in one step (TURN-6). Older gives messages that replies name and that are not in the batch.
 func (m *Machine) EndTurn(e End, older func(MessageID) (Message, bool)) (Ended, error) {
-	if m.S.Turn == nil && m.S.LastTurn == e.Turn && e.Turn != "" {
-		if m.S.LastResult != e.Outcome {
+	if m.S.LastTurn == e.Turn && e.Turn != "" {
+		if m.S.LastResult != e.Outcome && !m.S.LastForced {
 			return Ended{}, fault.Newf(fault.Conflict, "turn_ended", "The turn has ended with outcome %s", m.S.LastResult)
 		}
 		return Ended{Outcome: m.S.LastResult, Duplicate: true, Replies: m.S.LastReply}, nil
@@ -298,6 +299,9 @@ func (m *Machine) reply(t *Turn, r ReplyDraft, older func(MessageID) (Message, b
 		msg, ok := older(to)
 		if !ok || msg.Role != RoleUser {
 			return fault.New(fault.Invalid, "validation_failed", "reply_to_id is not a message to this agent").At("reply_to_id", "is not a message to this agent")
+		}
+		if msg.Status == Pending {
+			t.Early = append(t.Early, to) // it counts as answered once it is taken (TURN-10)
 		}
 		body.Channel, body.Counterparty, body.PartyName, body.PartyType = msg.Channel, msg.Counterparty, msg.PartyName, msg.PartyType
 	}
@@ -423,7 +427,7 @@ func (m *Machine) finish(outcome Outcome, reason string, requeue bool) {
 	usage := map[string]any{"turn_id": t.ID, "session_id": t.Session, "attempt": t.Attempt, "outcome": outcome, "reason": orNil(t.Reason)}
 	m.event("turn.ended", usage)
 	m.endSession(outcome, reason)
-	m.S.LastTurn, m.S.LastResult, m.S.LastReply = t.ID, outcome, t.Replies
+	m.S.LastTurn, m.S.LastResult, m.S.LastReply, m.S.LastForced = t.ID, outcome, t.Replies, t.Cancel != nil
 	m.S.Turn = nil
 	m.S.ActiveMS = m.Now
 	m.S.Crashes = 0

@@ -85,7 +85,7 @@ func readFiles(r field.Reader, name string, seen map[string]bool) []File {
 		content := []byte(text)
 		if enc == "base64" {
 			var err error
-			if content, err = base64.StdEncoding.Strict().DecodeString(text); err != nil {
+			if content, err = base64.StdEncoding.Strict().DecodeString(text); err != nil || strings.ContainsAny(text, "\r\n") {
 				fr.Fail("content", "must be standard base64 with padding")
 				continue
 			}
@@ -113,11 +113,32 @@ func readPath(r field.Reader, name string, seen map[string]bool) (string, bool) 
 		r.Fail(name, "must name a file")
 	case seen[path]:
 		r.Fail(name, "names a file that is listed before")
+	case below(path, seen):
+		r.Fail(name, "lies below or above a file that is listed before")
 	default:
 		seen[path] = true
+		for i := range path { // every directory above it, marked as such
+			if path[i] == '/' {
+				seen[path[:i+1]] = true
+			}
+		}
 		return path, true
 	}
 	return "", false
+}
+
+// below says whether path lies below a path seen before, or above one.
+func below(path string, seen map[string]bool) bool {
+	for dir := path; ; {
+		i := strings.LastIndexByte(dir, '/')
+		if i < 0 {
+			break
+		}
+		if dir = dir[:i]; seen[dir] {
+			return true
+		}
+	}
+	return seen[path+"/"]
 }
 
 // readChange reads the member "files" of an update.

@@ -91,7 +91,7 @@ func (b *bench) accepted() *bench {
 	b.t.Helper()
 	b.m.F.SubscribedMS = b.m.Now
 	return b.must(b.step(func(m *Machine) error {
-		_, _, _, err := m.Progress(m.S.Turn.ID, []ProgressEntry{{Seq: m.S.Turn.Progress + 1, Kind: "accepted"}})
+		_, _, err := m.Progress(m.S.Turn.ID, []ProgressEntry{{Seq: m.S.Turn.Progress + 1, Kind: "accepted"}})
 		return err
 	}))
 }
@@ -324,6 +324,7 @@ func TestTURN_4_Timeout(t *testing.T) {
 	b.m.Now += b.m.Spec.Config.TimeoutSeconds*1000 + 1
 	b.m.F.LeaseMS = b.m.Now + 20_000
 	b.look()
+	b.m.F.Execution = "working" // it still reports the turn
 	if c := b.m.S.Turn.Cancel; c == nil || c.Command != "timeout" {
 		t.Fatalf("%+v", b.m.S.Turn)
 	}

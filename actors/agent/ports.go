@@ -111,7 +111,7 @@ type BalanceChange struct {
 type Idempotency struct {
 	Key    string // scope and caller's key, hashed
 	Hash   string // of the body
-	Result []byte
+	Result []byte // empty in a commit that changes the balance: the store puts {"previous","balance"} there
 }
 
 // Commit is the unit of work of an activation: all of it is durable or nothing.
@@ -392,7 +392,8 @@ type Runtime interface {
 	// Start makes sure that exactly this incarnation runs; an older one must be gone first (POD-1), else fault.Conflict.
 	Start(ctx context.Context, spec PodSpec) error
 	// Stop ends the pod: it asks, waits for grace, then kills. It returns when the pod is confirmed gone.
-	Stop(ctx context.Context, id ID, grace time.Duration) error
+	// A pod of a later incarnation is left alone; incarnation 0 means any.
+	Stop(ctx context.Context, id ID, incarnation int64, grace time.Duration) error
 	// Delete stops the pod and removes its volume.
 	Delete(ctx context.Context, id ID) error
 	// Observe returns what is there now.

@@ -224,7 +224,7 @@ func TestOUT_2_WebhookAliases(t *testing.T) {
 
 func TestOUT_9_URLsRefusedAtSave(t *testing.T) {
 	for _, u := range []string{"http://a.example", "https://127.0.0.1/x", "https://10.0.0.1", "https://[::1]/", "https://169.254.169.254/", "https://u:p@a.example",
-		"https://localhost/x", "https://[::ffff:10.0.0.1]/", "ftp://a.example", "https://", "https://100.64.0.1/"} {
+		"https://localhost/x", "https://[::ffff:10.0.0.1]/", "ftp://a.example", "https://", "https://100.64.0.1/", "https://2130706433", "https://127.1", "https://0x7f.1", "https://e.com:99999"} {
 		if CheckURL(u, settings) == "" {
 			t.Errorf("%s was accepted", u)
 		}

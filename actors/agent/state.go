@@ -18,6 +18,7 @@ type State struct {
 	LastError  string      `json:"last_error,omitempty"`  // newest non-fatal report of the runner (LIFE-9)
 	LastTurn   TurnID      `json:"last_turn,omitempty"`   // the turn that ended last
 	LastResult Outcome     `json:"last_result,omitempty"` // and how
+	LastForced bool        `json:"last_forced,omitempty"` // its outcome was decided by a cancel
 	LastReply  []MessageID `json:"last_reply,omitempty"`  // and its replies, for repeats of the same end (FENCE-5)
 }
 
@@ -95,6 +96,7 @@ type Turn struct {
 	Batch       []Entry     `json:"batch"`
 	Seq         int64       `json:"seq"` // highest message sequence of the batch at start
 	Replies     []MessageID `json:"replies,omitempty"`
+	Early       []MessageID `json:"early,omitempty"`    // messages answered while they were still waiting
 	Accepted    bool        `json:"accepted,omitempty"` // this attempt reported "accepted"
 	Resent      bool        `json:"resent,omitempty"`   // turn.start was sent a second time (TURN-3)
 	Progress    int64       `json:"progress,omitempty"` // highest progress number of this attempt

@@ -3,7 +3,9 @@ package agent
 import (
 	"net/netip"
 	"net/url"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -28,12 +30,25 @@ func CheckURL(raw string, s Settings) string {
 	case host == "localhost" || strings.HasSuffix(host, ".localhost"):
 		return "must not point into the private network"
 	}
+	if numeric.MatchString(host) { // 2130706433, 127.1, 0x7f.1: other spellings of literal addresses
+		if _, err := netip.ParseAddr(host); err != nil {
+			return "must name a host or a plain address"
+		}
+	}
+	if p := u.Port(); p != "" {
+		if n, err := strconv.Atoi(p); err != nil || n < 1 || n > 65535 {
+			return "must have a port between 1 and 65535"
+		}
+	}
 	addr, err := netip.ParseAddr(host)
 	if err == nil && !Public(addr) {
 		return "must not point into the private network"
 	}
 	return ""
 }
+
+// numeric is a host whose last label is a number in any notation, which resolvers read as an address.
+var numeric = regexp.MustCompile(`(^|\.)(0[xX][0-9a-fA-F]*|[0-9]+)\.?$`)
 
 // reserved are the ranges that are no public unicast addresses and that netip does not name.
 var reserved = []netip.Prefix{

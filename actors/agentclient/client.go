@@ -27,17 +27,28 @@ const (
 	firstPause  = 10 * time.Millisecond
 	longestWait = 250 * time.Millisecond
 	maxCached   = 50000 // activations whose address is remembered
+	remoteTrust = 3 * time.Second
+	maxHints    = 256 // on their way at once; more are dropped, the sweep covers them
 )
 
 // Client asks grains through one cluster member.
 type Client struct {
 	c     *cluster.Cluster
 	mu    sync.Mutex
-	known map[agent.ID]*actor.PID
+	known map[agent.ID]known
+	hints chan struct{} // bounds hints on their way to other members
+}
+
+// known is where an activation was found. Elsewhere it may end without our knowing, so that is trusted only for a while.
+type known struct {
+	pid   *actor.PID
+	until time.Time
 }
 
 // New returns a client of the member c.
-func New(c *cluster.Cluster) *Client { return &Client{c: c, known: map[agent.ID]*actor.PID{}} }
+func New(c *cluster.Cluster) *Client {
+	return &Client{c: c, known: map[agent.ID]known{}, hints: make(chan struct{}, maxHints)}
+}
 
 // Ask sends a command and waits for its result, which is decoded into T. Errors: the grain's fault, fault.Unavailable.
 func Ask[T any](ctx context.Context, c *Client, id agent.ID, kind string, body any) (T, error) {
@@ -99,19 +110,38 @@ func withDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
 }
 
 // Hint tells the agent to look at itself. It returns at once; the hint may be lost.
-func (c *Client) Hint(id agent.ID) {
-	c.mu.Lock()
-	pid := c.known[id]
-	c.mu.Unlock()
-	if pid != nil && c.local(pid) {
-		c.c.ActorSystem.Root.Send(pid, &protocol.Command{Kind: protocol.Look})
+func (c *Client) Hint(id agent.ID) { c.hint(id, protocol.Look) }
+
+// Observe tells the agent that its pod has changed. It returns at once; the hint may be lost.
+func (c *Client) Observe(id agent.ID) { c.hint(id, protocol.Observe) }
+
+func (c *Client) hint(id agent.ID, kind string) {
+	if pid := c.remembered(id); pid != nil {
+		c.c.ActorSystem.Root.Send(pid, &protocol.Command{Kind: kind})
 		return
 	}
-	go func() {
+	select {
+	case c.hints <- struct{}{}:
+	default:
+		return
+	}
+	go func() { // ends with the look-up, which has a deadline
+		defer func() { <-c.hints }()
 		if pid := c.find(id); pid != nil {
-			c.c.ActorSystem.Root.Send(pid, &protocol.Command{Kind: protocol.Look})
+			c.c.ActorSystem.Root.Send(pid, &protocol.Command{Kind: kind})
 		}
 	}()
+}
+
+// remembered returns where the activation was found, while that can be trusted.
+func (c *Client) remembered(id agent.ID) *actor.PID {
+	c.mu.Lock()
+	k, ok := c.known[id]
+	c.mu.Unlock()
+	if ok && (c.local(k.pid) || k.pid.Address != c.c.ActorSystem.Address() && time.Now().Before(k.until)) {
+		return k.pid
+	}
+	return nil
 }
 
 // local says whether a remembered activation of this member still lives.
@@ -124,16 +154,13 @@ func (c *Client) local(pid *actor.PID) bool {
 }
 
 func (c *Client) find(id agent.ID) *actor.PID {
-	c.mu.Lock()
-	pid := c.known[id]
-	c.mu.Unlock()
-	if pid != nil && (pid.Address != c.c.ActorSystem.Address() || c.local(pid)) {
+	if pid := c.remembered(id); pid != nil {
 		return pid
 	}
 	if c.c.IdentityLookup == nil { // the member is still starting
 		return nil
 	}
-	pid = c.c.IdentityLookup.Get(&cluster.ClusterIdentity{Identity: string(id), Kind: Kind})
+	pid := c.c.IdentityLookup.Get(&cluster.ClusterIdentity{Identity: string(id), Kind: Kind})
 	if pid == nil {
 		return nil
 	}
@@ -142,14 +169,14 @@ func (c *Client) find(id agent.ID) *actor.PID {
 	if len(c.known) >= maxCached {
 		clear(c.known) // asked again on demand
 	}
-	c.known[id] = pid
+	c.known[id] = known{pid, time.Now().Add(remoteTrust)}
 	return pid
 }
 
 func (c *Client) forget(id agent.ID, pid *actor.PID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.known[id] == pid {
+	if c.known[id].pid == pid {
 		delete(c.known, id)
 	}
 }

@@ -2,7 +2,6 @@ package agentgrain
 
 import (
 	"context"
-	"encoding/json"
 	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -52,11 +51,26 @@ func init() { // a variable initialised in place would refer to itself through G
 	}
 }
 
+// fromRunner makes a decision conditional on the runner that asked for it: checked before anything else about the call,
+// and once more in the step of the effect (FENCE-4).
+func fromRunner(g protocol.Guard, decide decision) decision {
+	return func(m *agent.Machine) (any, error) {
+		if err := m.CheckRunner(g.Runner()); err != nil {
+			return nil, err
+		}
+		m.C.Guard = g.Runner()
+		return decide(m)
+	}
+}
+
 // pendingAnswer is the result of a command that is answered later.
 type pendingAnswer struct{}
 
 func (g *Grain) command(c actor.Context, cmd *protocol.Command) {
-	if cmd.Kind == protocol.Look {
+	if cmd.Kind == protocol.Look || cmd.Kind == protocol.Observe {
+		if cmd.Kind == protocol.Observe {
+			g.wished = wishKey{}
+		}
 		g.look(c)
 		return
 	}
@@ -232,24 +246,20 @@ func (g *Grain) attach(c actor.Context, cmd *protocol.Command, b agent.Attach) (
 }
 
 func (g *Grain) detach(c actor.Context, cmd *protocol.Command, b protocol.RunnerCommand) (any, error) {
-	return g.step(c, cmd, func(m *agent.Machine) (any, error) {
-		m.C.Guard = b.Runner()
+	return g.step(c, cmd, fromRunner(b.Guard, func(m *agent.Machine) (any, error) {
 		if b.Reason == "fatal" {
 			m.Fail("The runner gave up: " + b.Detail)
 		}
 		m.Detach()
 		return nil, nil
-	})
+	}))
 }
 
 func (g *Grain) progress(c actor.Context, cmd *protocol.Command, b protocol.ProgressCommand) (any, error) {
-	return g.step(c, cmd, func(m *agent.Machine) (any, error) {
-		seq, deadline, changed, err := m.Progress(b.Turn, b.Entries)
-		if err == nil && changed {
-			m.C.Guard = b.Runner()
-		}
+	return g.step(c, cmd, fromRunner(b.Guard, func(m *agent.Machine) (any, error) {
+		seq, deadline, err := m.Progress(b.Turn, b.Entries)
 		return protocol.ProgressResult{Seq: seq, DeadlineMS: deadline}, err
-	})
+	}))
 }
 
 func (g *Grain) end(c actor.Context, cmd *protocol.Command, b protocol.EndCommand) (any, error) {
@@ -257,13 +267,9 @@ func (g *Grain) end(c actor.Context, cmd *protocol.Command, b protocol.EndComman
 	if err != nil {
 		return nil, err
 	}
-	return g.step(c, cmd, func(m *agent.Machine) (any, error) {
-		ended, err := m.EndTurn(b.End, older)
-		if err == nil && !ended.Duplicate {
-			m.C.Guard = b.Runner()
-		}
-		return ended, err
-	})
+	return g.step(c, cmd, fromRunner(b.Guard, func(m *agent.Machine) (any, error) {
+		return m.EndTurn(b.End, older)
+	}))
 }
 
 // older loads the messages that replies name, for those that are not in the batch.
@@ -299,7 +305,9 @@ func (g *Grain) post(c actor.Context, cmd *protocol.Command, b protocol.ReplyCom
 			return nil, err
 		}
 		if x != nil {
-			return json.RawMessage(x.Result), nil
+			out, err := protocol.Decode[protocol.MessageResult](x.Result)
+			out.Replayed = true
+			return out, err
 		}
 	}
 	older, err := g.older([]agent.ReplyDraft{b.Draft})
@@ -307,7 +315,7 @@ func (g *Grain) post(c actor.Context, cmd *protocol.Command, b protocol.ReplyCom
 		return nil, err
 	}
 	key := cmd.Id
-	res, err := g.step(c, nil, func(m *agent.Machine) (any, error) {
+	res, err := g.step(c, nil, fromRunner(b.Guard, func(m *agent.Machine) (any, error) {
 		var id agent.MessageID
 		var err error
 		if b.To != nil {
@@ -318,14 +326,13 @@ func (g *Grain) post(c actor.Context, cmd *protocol.Command, b protocol.ReplyCom
 		if err != nil {
 			return nil, err
 		}
-		m.C.Guard = b.Runner()
 		out := protocol.MessageResult{ID: id}
 		m.C.Idem = &agent.Idempotency{Key: "cmd/" + key, Hash: cmd.Kind, Result: agent.Encode(out)}
 		if b.Key != "" {
 			m.C.Idem = &agent.Idempotency{Key: b.Key, Hash: b.Hash, Result: agent.Encode(out)}
 		}
 		return out, nil
-	})
+	}))
 	return res, err
 }
 
@@ -340,13 +347,10 @@ func (g *Grain) mark(c actor.Context, cmd *protocol.Command, b protocol.MarkComm
 	if err != nil {
 		return nil, err
 	}
-	return g.step(c, cmd, func(m *agent.Machine) (any, error) {
+	return g.step(c, cmd, fromRunner(b.Guard, func(m *agent.Machine) (any, error) {
 		n, ignored, err := m.MarkBatch(b.Turn, b.Read, known, b.IDs)
-		if err == nil && n > 0 {
-			m.C.Guard = b.Runner()
-		}
 		return protocol.MarkResult{Updated: n, Ignored: ignored}, err
-	})
+	}))
 }
 
 // read marks replies as read by the user (MSG-6).
@@ -362,28 +366,25 @@ func (g *Grain) read(c actor.Context, cmd *protocol.Command, b protocol.ReadComm
 }
 
 func (g *Grain) disk(c actor.Context, cmd *protocol.Command, b protocol.DiskCommand) (any, error) {
-	return g.step(c, cmd, func(m *agent.Machine) (any, error) {
-		m.C.Guard = b.Runner()
+	return g.step(c, cmd, fromRunner(b.Guard, func(m *agent.Machine) (any, error) {
 		if !m.S.FilesDue {
 			m.S.Disk = b.Usage
 		}
 		return nil, nil
-	})
+	}))
 }
 
 func (g *Grain) session(c actor.Context, cmd *protocol.Command, b protocol.SessionCommand) (any, error) {
-	return g.step(c, cmd, func(m *agent.Machine) (any, error) {
-		m.C.Guard = b.Runner()
+	return g.step(c, cmd, fromRunner(b.Guard, func(m *agent.Machine) (any, error) {
 		return nil, m.SetTranscript(b.Session, b.SDK, b.Context, b.Lost)
-	})
+	}))
 }
 
 func (g *Grain) report(c actor.Context, cmd *protocol.Command, b protocol.ReportCommand) (any, error) {
-	return g.step(c, cmd, func(m *agent.Machine) (any, error) {
-		m.C.Guard = b.Runner()
+	return g.step(c, cmd, fromRunner(b.Guard, func(m *agent.Machine) (any, error) {
 		m.Report(b.Execution, b.Error, b.Fatal)
 		return protocol.ReportResult{Status: m.S.Status}, nil
-	})
+	}))
 }
 
 func (g *Grain) exhaust(c actor.Context, cmd *protocol.Command, b protocol.ExhaustCommand) (any, error) {
@@ -398,9 +399,12 @@ func (g *Grain) filesApplied(c actor.Context, r fileReport) {
 	final := r.err == nil || !fault.Is(r.err, fault.Unavailable) && !fault.Is(r.err, fault.Internal)
 	if !final {
 		g.d.Log.Warn("file change did not get through", "agent_id", g.id, "err", r.err)
-		g.arm(reloadPause)
-		return
+		if g.fileTries++; g.fileTries < maxFileTries {
+			g.arm(time.Second)
+			return
+		}
 	}
+	g.fileTries = 0
 	if r.id == initialFiles {
 		_, err := g.step(c, nil, func(m *agent.Machine) (any, error) {
 			if r.err != nil {

@@ -75,8 +75,10 @@ type Deps struct {
 }
 
 const (
+	unknown       = -1 // in Grain.armed: an earlier activation may have left an entry in the clock
 	commitTimeout = 2 * time.Second
 	reloadPause   = 200 * time.Millisecond
+	maxFileTries  = 60 // a second apart; then the change is given up
 )
 
 // Grain is one activation.
@@ -99,6 +101,8 @@ type Grain struct {
 	restarts  int
 	waiting   map[string]*actor.PID // callers of file changes, by command id
 	wokenAt   time.Time             // first look that wanted to start a turn, for the wake metric
+	wished    wishKey               // what the pod child was told last
+	fileTries int                   // attempts at the file change in hand that did not get through
 	self      *actor.PID
 	root      *actor.RootContext
 }
@@ -172,6 +176,7 @@ func (g *Grain) load() error {
 		return err
 	}
 	g.spec, g.state, g.version, g.loaded = sn.Spec, sn.State, sn.Version, true
+	g.armed = unknown
 	return nil
 }
 
@@ -206,7 +211,10 @@ func (g *Grain) step(c actor.Context, cmd *protocol.Command, decide decision) (a
 	}
 	commit.Agent, commit.Fence, commit.Version = g.id, g.act.Fence, g.version
 	if cmd != nil && cmd.Id != "" && once[cmd.Kind] && commit.Idem == nil {
-		commit.Idem = &agent.Idempotency{Key: "cmd/" + cmd.Id, Hash: cmd.Kind, Result: agent.Encode(result)}
+		commit.Idem = &agent.Idempotency{Key: "cmd/" + cmd.Id, Hash: cmd.Kind}
+		if _, after := result.(committed); !after {
+			commit.Idem.Result = agent.Encode(result)
+		}
 	}
 	done, err := g.d.Store.Commit(ctx, commit)
 	if err != nil {
@@ -220,7 +228,7 @@ func (g *Grain) step(c actor.Context, cmd *protocol.Command, decide decision) (a
 	if commit.Spec != nil {
 		g.spec = commit.Spec
 	}
-	if commit.Due > 0 && (g.armed == 0 || commit.Due < g.armed) {
+	if commit.Due > 0 && (g.armed == 0 || g.armed > 0 && commit.Due < g.armed) {
 		g.armed = commit.Due
 	}
 	g.idleSince = time.Now()
@@ -258,7 +266,7 @@ func (g *Grain) machine(ctx context.Context) (*agent.Machine, []agent.Message, e
 // idle says whether a step decided nothing that must be stored.
 func (g *Grain) idle(m *agent.Machine, c *agent.Commit) bool {
 	return string(c.State) == string(g.state) && c.Spec == nil && len(c.Append)+len(c.Take)+len(c.Requeue)+len(c.Marks)+len(c.Records)+
-		len(c.Commands)+len(c.Confirm)+len(c.Events) == 0 && c.Balance == nil && c.Attach == 0 && c.Guard == nil && !c.Clear &&
+		len(c.Commands)+len(c.Confirm)+len(c.Events) == 0 && c.Balance == nil && c.Attach == 0 && !c.Clear &&
 		len(c.Head) == 2 && m.F.Status == m.S.Status
 }
 
@@ -312,7 +320,7 @@ func (g *Grain) perform(c actor.Context, m *agent.Machine) {
 	g.tellPod(c, m)
 	g.tellTurn(c, m)
 	due := m.Due()
-	if due == 0 && g.armed != 0 || due > 0 && g.armed > 0 && due > g.armed && m.Now >= g.armed {
+	if g.armed == unknown || due == 0 && g.armed != 0 || due > 0 && g.armed > 0 && due > g.armed && m.Now >= g.armed {
 		g.rearm(due)
 	}
 	wait := time.Duration(0)

@@ -30,6 +30,14 @@ type podWish struct {
 	idle     time.Time
 }
 
+// wishKey is what makes a wish another one.
+type wishKey struct {
+	phase       agent.Phase
+	incarnation int64
+	deleting    bool
+	busy        bool
+}
+
 // fileWish is a file change to be applied by the runner.
 type fileWish struct {
 	id       string
@@ -108,7 +116,7 @@ func (p *podChild) do(w podWish) (r podReport) {
 		r.deleted = r.err == nil
 		return r
 	case w.phase == agent.PodStopping:
-		r.err = run(stopTimeout+w.grace, func(ctx context.Context) error { return rt.Stop(ctx, p.id, w.grace) })
+		r.err = run(stopTimeout+w.grace, func(ctx context.Context) error { return rt.Stop(ctx, p.id, w.spec.Incarnation, w.grace) })
 		r.obs = agent.Observation{Agent: p.id, Incarnation: w.spec.Incarnation, Phase: agent.PhaseGone, Reason: "stopped"}
 		return r
 	case w.phase == agent.PodStarting:
@@ -178,9 +186,11 @@ func (g *Grain) tellPod(c actor.Context, m *agent.Machine) {
 			c.Stop(g.pod)
 			g.pod = nil
 		}
+		g.wished = wishKey{}
 		return
 	}
 	if g.pod == nil {
+		g.wished = wishKey{}
 		g.pod = c.Spawn(actor.PropsFromProducer(func() actor.Actor { return &podChild{d: g.d, id: g.id} }))
 		c.Watch(g.pod)
 	}
@@ -204,7 +214,10 @@ func (g *Grain) tellPod(c actor.Context, m *agent.Machine) {
 			w.idle = time.UnixMilli(m.S.ActiveMS)
 		}
 	}
-	c.Send(g.pod, w)
+	if k := (wishKey{w.phase, w.spec.Incarnation, w.deleting, w.idle.IsZero()}); k != g.wished { // told once; Observe asks again
+		g.wished = k
+		c.Send(g.pod, w)
+	}
 	if p.Phase == agent.PodUp && m.F.RunnerLive() && (m.S.FilesDue || m.S.Update != "") {
 		var info struct{ Endpoint string }
 		_ = json.Unmarshal([]byte(m.F.RunnerInfo), &info)
@@ -222,10 +235,9 @@ func (g *Grain) tellPod(c actor.Context, m *agent.Machine) {
 func (g *Grain) observed(c actor.Context, r podReport) {
 	if r.err != nil {
 		g.d.Log.Warn("pod operation failed", "agent_id", g.id, "err", r.err)
-		if !fault.Is(r.err, fault.Invalid) {
-			g.arm(time.Second)
-			return
-		}
+		g.wished = wishKey{} // told again after a pause
+		g.arm(time.Second)
+		return
 	}
 	if r.deleted {
 		g.remove(c)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"troupe/actors/agent"
+	"troupe/actors/fault"
 )
 
 const (
@@ -77,11 +78,13 @@ func (s *Sweeper) sweep(ctx context.Context) error {
 		}
 		// An entry stays until nothing waits, or nothing that waits could start.
 		f, _, err := s.store.Peek(ctx, a.ID, 1)
-		if err == nil && f.Status == agent.Active && f.Pending > 0 && f.Balance > 0 {
+		switch {
+		case err != nil && !fault.Is(err, fault.NotFound): // not known: the entry comes again
+		case err == nil && f.Status == agent.Active && f.Pending > 0 && f.Balance > 0:
 			s.wake(a.ID)
-			continue
+		default:
+			settled = append(settled, a)
 		}
-		settled = append(settled, a)
 	}
 	if len(settled) == 0 {
 		return nil

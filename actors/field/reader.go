@@ -46,6 +46,9 @@ func (e *Errors) Err() error {
 	f := fault.New(fault.Invalid, "validation_failed", "")
 	if e.code != "" && len(e.found) == 1 {
 		f.Code = e.code
+		if f.Code == "path_outside_workspace" { // FS-1
+			f.Kind = fault.Forbidden
+		}
 	}
 	for _, x := range e.found {
 		f.Details = append(f.Details, x.detail)
@@ -72,7 +75,7 @@ func Read(v *Value, path string, errs *Errors) Reader {
 			name = "body"
 		}
 		errs.Add(v.Offset, name, "must be an object")
-		return Reader{obj: &Value{Kind: Object, Offset: v.Offset}, path: path, errs: errs}
+		return Reader{obj: &Value{Kind: Object, Offset: v.Offset}, path: path, errs: &Errors{}} // what follows from it is not told
 	}
 	return Reader{obj: v, path: path, errs: errs}
 }

@@ -19,6 +19,7 @@ import (
 // Kinds of commands to an agent's grain, with their bodies and results.
 const (
 	Look     = "look"     // –: something may be due; a hint, no answer
+	Observe  = "observe"  // –: as look, and the pod has changed
 	Status   = "status"   // StatusCommand → StatusResult
 	Delete   = "delete"   // DeleteCommand → –
 	Balance  = "balance"  // agent.BalanceChange → BalanceResult
@@ -144,7 +145,8 @@ type (
 	}
 	// MessageResult names the message that was stored.
 	MessageResult struct {
-		ID agent.MessageID `json:"id"`
+		ID       agent.MessageID `json:"id"`
+		Replayed bool            `json:"replayed,omitempty"`
 	}
 	// MarkCommand moves messages forward for the runner.
 	MarkCommand struct {

@@ -121,10 +121,11 @@ func (l *Lookup) Get(ci *cluster.ClusterIdentity) *actor.PID {
 	if err != nil {
 		return nil
 	}
-	if m, alive := v.Alive(claim.Member); alive && claim.PID != "" && m.Address == claim.Address {
-		return actor.NewPID(claim.Address, claim.PID)
+	// The claim says which member to ask, not which activation lives: a claim whose activation was lost is taken anew there.
+	o, ok := v.Alive(claim.Member)
+	if !ok {
+		o, ok = v.owner(ci.Kind, ci.Identity)
 	}
-	o, ok := v.owner(ci.Kind, ci.Identity)
 	if !ok {
 		return nil
 	}
@@ -313,10 +314,7 @@ func (p *placement) onClaimed(c actor.Context, m *claimed) {
 	switch {
 	case m.err != nil:
 		p.l.log.Warn("claim failed", "kind", m.ci.Kind, "err", m.err)
-	case !m.mine:
-		if _, alive := p.l.provider.View().Alive(m.claim.Member); alive && m.claim.PID != "" {
-			res = &cluster.ActivationResponse{Pid: actor.NewPID(m.claim.Address, m.claim.PID)}
-		}
+	case !m.mine: // another member holds it: the caller reads the claim again
 	default:
 		if pid := p.spawn(c, m); pid != nil {
 			res = &cluster.ActivationResponse{Pid: pid}

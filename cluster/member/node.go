@@ -77,6 +77,10 @@ func (n *Node) Stop(grace time.Duration) error {
 			err = fmt.Errorf("drain activations: %w", err)
 		}
 	}
-	n.Cluster.Shutdown(true)
+	// Activations are gone and the lease is given up, so nothing is left for which the library's fixed pauses would wait.
+	if lerr := n.Provider.Shutdown(true); err == nil {
+		err = lerr
+	}
+	n.Cluster.Shutdown(false)
 	return err
 }

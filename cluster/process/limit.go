@@ -31,11 +31,12 @@ func defaultLimit() int {
 func (r *Runtime) admit(id agent.ID) bool {
 	r.mu.Lock()
 	at := slices.Index(r.queue, id)
-	free := r.o.Limit - len(r.live)
+	free := r.o.Limit - len(r.live) - r.launching
 	if at < 0 && len(r.queue) < free || at >= 0 && at < free {
 		if at >= 0 {
 			r.queue = slices.Delete(r.queue, at, at+1)
 		}
+		r.launching++
 		r.mu.Unlock()
 		return true
 	}
@@ -64,7 +65,7 @@ func (r *Runtime) room() {
 		r.mu.Unlock()
 		return
 	}
-	free := r.o.Limit - len(r.live)
+	free := r.o.Limit - len(r.live) - r.launching
 	hints := slices.Clone(r.queue[:min(max(free, 0), len(r.queue))])
 	var victim *proc
 	if free <= 0 {

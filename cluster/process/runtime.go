@@ -35,9 +35,11 @@ type Runtime struct {
 	mu    sync.Mutex
 	live  map[agent.ID]*proc
 	queue []agent.ID // starts that wait for room, in order
-	stop  chan struct{}
-	wg    sync.WaitGroup
-	once  sync.Once
+	// launching counts starts that were admitted and are not in live yet.
+	launching int
+	stop      chan struct{}
+	wg        sync.WaitGroup
+	once      sync.Once
 }
 
 // proc is one runner that this node knows.
@@ -205,16 +207,17 @@ func (r *Runtime) Start(_ context.Context, spec agent.PodSpec) error {
 		if json.Unmarshal(b, &rec) == nil && rec.Incarnation == spec.Incarnation {
 			return nil // it was started and has ended: Observe tells
 		}
+		if rec.PID > 1 && startTime(rec.PID) == "" {
+			killSession(rec.PID) // what a runner that ended with its node left behind
+		}
 	}
 	if !r.admit(spec.Agent) {
 		return nil // it waits; Observe tells
 	}
 	err := r.launch(spec)
-	if err != nil {
-		r.mu.Lock()
-		delete(r.live, spec.Agent)
-		r.mu.Unlock()
-	}
+	r.mu.Lock()
+	r.launching--
+	r.mu.Unlock()
 	return err
 }
 
@@ -266,9 +269,12 @@ func writeRecord(path string, rec record) error {
 }
 
 // Stop implements agent.Runtime: it asks with SIGTERM, waits for grace, then kills the session.
-func (r *Runtime) Stop(ctx context.Context, id agent.ID, grace time.Duration) error {
+func (r *Runtime) Stop(ctx context.Context, id agent.ID, incarnation int64, grace time.Duration) error {
 	r.leave(id)
 	p := r.find(id)
+	if p != nil && incarnation != 0 && p.rec.Incarnation > incarnation {
+		return nil // the one that was meant is gone; this one is another owner's
+	}
 	if p == nil {
 		if r.held(id) {
 			return fault.New(fault.Unavailable, "dependency_unavailable", "The agent's directory is locked by an unknown process")
@@ -295,7 +301,7 @@ func (r *Runtime) Stop(ctx context.Context, id agent.ID, grace time.Duration) er
 
 // Delete implements agent.Runtime.
 func (r *Runtime) Delete(ctx context.Context, id agent.ID) error {
-	if err := r.Stop(ctx, id, 0); err != nil {
+	if err := r.Stop(ctx, id, 0, 0); err != nil {
 		return err
 	}
 	if !filepath.IsLocal(string(id)) || len(id) < 8 {

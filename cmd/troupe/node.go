@@ -77,8 +77,8 @@ type node struct {
 
 // startNode opens everything in the order of dependence. The API accepts messages as soon as the store is open; what
 // needs actors waits for the cluster's first topology.
-func startNode(ctx context.Context, cfg Config, log *slog.Logger) (n *node, err error) {
-	n = &node{cfg: cfg, log: log, metrics: newMetrics(), lost: make(chan struct{})}
+func startNode(ctx context.Context, cfg Config, log *slog.Logger) (_ *node, err error) {
+	n := &node{cfg: cfg, log: log, metrics: newMetrics(), lost: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			n.stop()
@@ -100,7 +100,7 @@ func startNode(ctx context.Context, cfg Config, log *slog.Logger) (n *node, err 
 	n.addr = l.Addr().String()
 	set := n.settings()
 	if n.runtime, err = process.New(process.Options{Dir: cfg.DataDir, Runner: cfg.Runner, Limit: cfg.ProcessLimit, Sandbox: process.Mode(cfg.Sandbox), Log: log,
-		OnChange: func(id agent.ID) { n.agents.Hint(id) }}); err != nil {
+		OnChange: func(id agent.ID) { n.agents.Observe(id) }}); err != nil {
 		_ = l.Close()
 		return nil, err
 	}

@@ -17,6 +17,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"troupe/actors/account"
@@ -113,8 +114,8 @@ func (g *Gateway) read(c *route.Call, needMax bool) (body []byte, r request, err
 		return nil, r, badRequest("model: is required")
 	case r.Messages == nil:
 		return nil, r, badRequest("messages: is required")
-	case needMax && (r.MaxTokens == nil || *r.MaxTokens < 1):
-		return nil, r, badRequest("max_tokens: must be at least 1")
+	case needMax && (r.MaxTokens == nil || *r.MaxTokens < 0):
+		return nil, r, badRequest("max_tokens: must be at least 0")
 	}
 	return body, r, nil
 }
@@ -263,9 +264,11 @@ type call struct {
 	call    string
 	model   string
 	usage   usage
-	runes   int64 // of output relayed so far
+	runes   int64        // of output relayed so far
+	sofar   atomic.Int64 // output tokens reported so far
 	settled bool
 	stop    context.CancelFunc
+	renewed func() // ends the renewal
 }
 
 func (g *Gateway) messages(c *route.Call) (route.Response, error) {
@@ -281,6 +284,9 @@ func (g *Gateway) messages(c *route.Call) (route.Response, error) {
 func (g *Gateway) forward(c *route.Call) (route.Response, error) {
 	body, r, err := g.read(c, true)
 	if err != nil {
+		if lerr := g.live(c); lerr != nil { // a dead key is told first (ERR-3)
+			err = lerr
+		}
 		return route.Response{}, err
 	}
 	cr, err := g.credential(c.Ctx, c.Runner.Agent)
@@ -296,13 +302,16 @@ func (g *Gateway) forward(c *route.Call) (route.Response, error) {
 		turn = agent.TurnID(u)
 	}
 	k := &call{g: g, id: c.Runner.Agent, call: agent.NewUUID(), model: r.Model}
-	res := &agent.Reservation{Agent: k.id, Call: k.call, Incarnation: c.Runner.Incarnation, RunnerEpoch: c.Runner.Epoch, Turn: turn, Want: *r.MaxTokens,
+	res := &agent.Reservation{Agent: k.id, Call: k.call, Incarnation: c.Runner.Incarnation, RunnerEpoch: c.Runner.Epoch, Turn: turn, Want: max(*r.MaxTokens, 1),
 		Overdraft: g.cfg.Settings.Overdraft, Model: r.Model}
 	if r.Thinking != nil && r.Thinking.Budget > 0 {
 		res.Floor = r.Thinking.Budget + 1
 	}
 	granted, err := g.cfg.Store.Reserve(c.Ctx, res)
 	if err != nil {
+		if fault.Is(err, fault.Unavailable) { // it may have been made: nothing was used of it
+			k.settle(false)
+		}
 		if fault.Is(err, fault.Exhausted) && granted.Turn != "" { // BAL-6
 			_, _ = agentclient.Ask[struct{}](c.Ctx, g.cfg.Agents, k.id, protocol.Exhaust, protocol.ExhaustCommand{Turn: granted.Turn})
 		}
@@ -321,6 +330,7 @@ func (g *Gateway) forward(c *route.Call) (route.Response, error) {
 func (k *call) send(c *route.Call, cr *credential, body []byte) (route.Response, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Ctx), callTimeout)
 	k.stop = cancel
+	k.renewed = k.renew(ctx)
 	req, err := k.g.upstream(ctx, c, cr, "/v1/messages", body)
 	if err != nil {
 		k.abandon()
@@ -334,10 +344,8 @@ func (k *call) send(c *route.Call, cr *credential, body []byte) (route.Response,
 	if res.StatusCode == http.StatusOK && strings.HasPrefix(res.Header.Get("Content-Type"), "text/event-stream") {
 		return k.stream(res), nil
 	}
-	defer cancel()
+	defer k.end()
 	defer res.Body.Close()
-	done := k.renew(ctx)
-	defer done()
 	b, err := io.ReadAll(io.LimitReader(res.Body, maxBody))
 	if err != nil {
 		k.settle(true)
@@ -355,8 +363,14 @@ func (k *call) send(c *route.Call, cr *credential, body []byte) (route.Response,
 	return route.Response{Status: res.StatusCode, Body: b, Header: relayHeaders(res.Header), Type: res.Header.Get("Content-Type")}, nil
 }
 
-func (k *call) abandon() {
+// end stops the renewal and whatever is left of the upstream call.
+func (k *call) end() {
+	k.renewed()
 	k.stop()
+}
+
+func (k *call) abandon() {
+	k.end()
 	k.settle(false)
 }
 
@@ -375,7 +389,7 @@ func (k *call) renew(ctx context.Context) (stop func()) {
 				return
 			case <-t.C:
 				rctx, done := context.WithTimeout(ctx, 5*time.Second)
-				if err := k.g.cfg.Store.Renew(rctx, k.id, k.call, 0); err != nil && ctx.Err() == nil {
+				if err := k.g.cfg.Store.Renew(rctx, k.id, k.call, k.sofar.Load()); err != nil && ctx.Err() == nil {
 					k.g.cfg.Log.Warn("reservation not renewed", "agent_id", k.id, "err", err)
 				}
 				done()

@@ -3,7 +3,6 @@ package gateway
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -30,11 +29,8 @@ func (k *call) stream(res *http.Response) route.Response {
 		}
 		conn := ctx.Conn()
 		ctx.SetBodyStreamWriter(func(w *bufio.Writer) {
-			defer k.stop()
+			defer k.end()
 			defer res.Body.Close()
-			rctx, cancel := context.WithCancel(context.Background())
-			defer cancel()
-			defer k.renew(rctx)()
 			err := k.relay(bufio.NewReaderSize(res.Body, 64<<10), w, func() error {
 				_ = conn.SetWriteDeadline(time.Now().Add(writeWithin))
 				return w.Flush()
@@ -108,6 +104,7 @@ func (k *call) look(event []byte) (last bool) {
 		case "message_delta":
 			if len(e.Usage) > 0 {
 				_ = json.Unmarshal(e.Usage, &k.usage) // cumulative; members that are absent keep their value
+				k.sofar.Store(k.usage.Output)
 			}
 		case "content_block_delta":
 			k.runes += int64(utf8.RuneCountInString(e.Delta.Text) + utf8.RuneCountInString(e.Delta.Thinking) + utf8.RuneCountInString(e.Delta.JSON))

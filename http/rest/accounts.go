@@ -136,7 +136,8 @@ func (r *rest) login(c *route.Call) (route.Response, error) {
 	}
 	mailKey, addrKey := "login/"+addr, "login/"+c.RemoteIP().String()
 	for key, limit := range map[string]int64{mailKey: loginsPerMail, addrKey: loginsPerAddr} {
-		if n, err := r.Store.Counted(c.Ctx, key); err == nil && n >= limit {
+		// Counted as failed until it has succeeded, so that parallel guesses cannot slip past the limit.
+		if w, err := r.Store.Count(c.Ctx, key, limit, loginWindow); err == nil && w.Refused { // one that cannot be counted is let through (RATE-5)
 			return route.Response{}, fault.New(fault.Limited, "too_many_attempts", "Too many failed attempts; try again later").After(time.Minute)
 		}
 	}
@@ -145,10 +146,10 @@ func (r *rest) login(c *route.Call) (route.Response, error) {
 		return route.Response{}, err
 	}
 	if !auth.CheckPassword(a.PasswordHash, password) {
-		_, _ = r.Store.Count(c.Ctx, mailKey, loginsPerMail, loginWindow) // a counter that cannot be written lets through (RATE-5)
-		_, _ = r.Store.Count(c.Ctx, addrKey, loginsPerAddr, loginWindow)
 		return route.Response{}, fault.New(fault.Unauthenticated, "invalid_credentials", "Invalid e-mail or password")
 	}
+	_ = r.Store.Uncount(c.Ctx, mailKey)
+	_ = r.Store.Uncount(c.Ctx, addrKey)
 	if !a.Verified {
 		return route.Response{}, fault.New(fault.Forbidden, "email_not_verified", "Email not verified. Please check your inbox for a verification email.")
 	}

@@ -2,7 +2,9 @@ package rest
 
 import (
 	"context"
+	"strconv"
 	"time"
+	"unicode/utf8"
 
 	"troupe/actors/agent"
 	"troupe/actors/agentclient"
@@ -43,6 +45,11 @@ func (r *rest) send(c *route.Call) (route.Response, error) {
 		if _, lerr := r.view(c.Ctx, id, c.Caller.Account.ID); lerr != nil {
 			return route.Response{}, lerr
 		}
+		if acc != nil && acc.Idem != nil { // a key used with another body is told before what is wrong with this one
+			if _, rerr := r.Store.Replay(c.Ctx, id, acc.Idem.Key, acc.Idem.Hash); rerr != nil {
+				return route.Response{}, rerr
+			}
+		}
 		return route.Response{}, err
 	}
 	got, err := r.Store.Accept(c.Ctx, acc)
@@ -77,11 +84,11 @@ func (r *rest) readSend(c *route.Call, id agent.ID) (*agent.Acceptance, int64, e
 	q := c.Query()
 	wait := q.Int("wait", 0, 60, 0)
 	if err := q.Err(); err != nil {
-		return nil, 0, err
+		return &agent.Acceptance{Idem: idem}, 0, err
 	}
 	msg, err := agent.ReadSend(doc)
 	if err != nil {
-		return nil, 0, err
+		return &agent.Acceptance{Idem: idem}, 0, err
 	}
 	if msg.Channel != agent.ChannelAPI { // no chat channel can be bound yet (MSG-11)
 		return nil, 0, fault.Newf(fault.Invalid, "channel_not_linked", "No %s account is linked to this agent", msg.Channel).At("channel", "has no active binding")
@@ -151,11 +158,14 @@ func (r *rest) firstReply(ctx context.Context, id agent.ID, m *agent.Message) (*
 	return nil, nil
 }
 
-// ReadPage reads the paging parameters that message lists share (MSG-10).
-func ReadPage(c *route.Call) (agent.Page, error) {
+// ReadPage reads the paging parameters that message lists share (MSG-10), and more filters if the route has them.
+func ReadPage(c *route.Call, more func(q *route.Query, p *agent.Page)) (agent.Page, error) {
 	q := c.Query()
 	p := agent.Page{Limit: int(q.Int("limit", 1, 100, 50)), Desc: q.Enum("order", "asc", "asc", "desc") == "desc",
 		Status: agent.MessageStatus(q.Enum("status", "", "pending", "delivered", "read")), Party: q.UUID("counterparty_uuid")}
+	if more != nil {
+		more(q, &p)
+	}
 	before, after := q.String("before", "", field.Text{Min: 1, Max: 64}), q.String("after", "", field.Text{Min: 1, Max: 64})
 	if err := q.Err(); err != nil {
 		return p, err
@@ -181,14 +191,11 @@ func (r *rest) messages(c *route.Call) (route.Response, error) {
 	if err != nil {
 		return route.Response{}, err
 	}
-	p, err := ReadPage(c)
+	p, err := ReadPage(c, func(q *route.Query, p *agent.Page) {
+		p.Channel = agent.Channel(q.Enum("channel", "", "api", "discord", "slack", "telegram", "whatsapp", "agent"))
+		p.Role = agent.Role(q.Enum("role", "", "user", "assistant"))
+	})
 	if err != nil {
-		return route.Response{}, err
-	}
-	q := c.Query()
-	p.Channel = agent.Channel(q.Enum("channel", "", "api", "discord", "slack", "telegram", "whatsapp", "agent"))
-	p.Role = agent.Role(q.Enum("role", "", "user", "assistant"))
-	if err := q.Err(); err != nil {
 		return route.Response{}, err
 	}
 	msgs, more, err := r.Store.List(c.Ctx, v.Spec.ID, p)
@@ -226,9 +233,9 @@ func ReadIDs(rd field.Reader) (ids []agent.MessageID, malformed []string) {
 		rd.Fail("message_ids", "must have at least 1 entry")
 	}
 	for i := range items {
-		if items[i].Kind != field.String || items[i].Text == "" || len(items[i].Text) > 64 {
-			rd.Fail("message_ids", "must hold strings of 1 to 64 characters")
-			break
+		if n := utf8.RuneCountInString(items[i].Text); items[i].Kind != field.String || n < 1 || n > 64 {
+			rd.Errors().Add(items[i].Offset, rd.Path("message_ids")+"["+strconv.Itoa(i)+"]", "must be a string of 1 to 64 characters")
+			continue
 		}
 		if id, ok := agent.ParseMessageID(items[i].Text); ok {
 			ids = append(ids, id)

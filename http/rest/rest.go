@@ -27,6 +27,7 @@ type Store interface {
 	agent.Messages
 	agent.Watcher
 	Load(ctx context.Context, id agent.ID) (agent.Snapshot, error)
+	Replay(ctx context.Context, id agent.ID, key, hash string) (*agent.Idempotency, error)
 	Purge(ctx context.Context, id agent.ID) error
 	account.Accounts
 	account.PlatformKeys

@@ -98,7 +98,7 @@ func New(cfg Config, routes []Route) *Server {
 	s.http = &fasthttp.Server{
 		Handler: func(ctx *fasthttp.RequestCtx) { s.entry(ctx, r.Handler) }, Name: "troupe", NoDefaultDate: false, MaxRequestBodySize: cfg.MaxBody,
 		ReadTimeout: 60 * time.Second, IdleTimeout: 120 * time.Second, ErrorHandler: s.broken, Logger: silent{}, NoDefaultContentType: true,
-		CloseOnShutdown: true, Concurrency: 16384, DisableHeaderNamesNormalizing: false,
+		CloseOnShutdown: true, Concurrency: 16384, ReadBufferSize: 32 << 10,
 	}
 	return s
 }

@@ -7,6 +7,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/netip"
+	"net/url"
 	"strings"
 	"time"
 
@@ -53,7 +55,7 @@ func Routes(cfg Config) []route.Route {
 	return []route.Route{
 		r("GET", self, "runtimeGetSelf", route.None, a.self),
 		r("GET", self+"/entities", "runtimeListEntities", route.None, a.entities),
-		r("POST", self+"/attach", "runtimeAttach", route.Required, a.attach),
+		r("POST", self+"/attach", "runtimeAttach", route.Required, a.attach), // the one call without an epoch
 		r("POST", self+"/heartbeat", "runtimeHeartbeat", route.Required, a.epoch(a.heartbeat)),
 		r("POST", self+"/detach", "runtimeDetach", route.Required, a.epoch(a.detach)),
 		r("PATCH", self+"/status", "runtimeUpdateStatus", route.Required, a.epoch(a.status)),
@@ -79,7 +81,18 @@ func (a *api) epoch(next func(*route.Call) (route.Response, error)) func(*route.
 		if c.Runner.Epoch == 0 {
 			return route.Response{}, fault.New(fault.Invalid, "validation_failed", "X-Troupe-Runner-Epoch is required").At("X-Troupe-Runner-Epoch", "is required")
 		}
-		return next(c)
+		res, err := next(c)
+		if err != nil {
+			switch fault.Of(err).Kind {
+			case fault.Invalid, fault.TooLarge, fault.MediaType: // a dead key or a stale runner is told first (ERR-3, FENCE-4)
+				if v, lerr := a.load(c); lerr != nil {
+					err = lerr
+				} else if v.f.RunnerEpoch != c.Runner.Epoch {
+					err = fault.New(fault.Conflict, "stale_runner", "A newer runner has attached")
+				}
+			}
+		}
+		return res, err
 	}
 }
 
@@ -199,9 +212,14 @@ func (a *api) attach(c *route.Call) (route.Response, error) {
 		rd.String("sdk_session_id", field.Text{Max: 200, Nullable: true})
 		metering, _ = rd.String("metering", field.Text{Enum: []string{"gateway", "runner"}})
 		at.Turn = turnID(rd, "current_turn_id")
-		at.Endpoint, _ = rd.String("workspace_endpoint", field.Text{Max: 2048})
+		if at.Endpoint, _ = rd.String("workspace_endpoint", field.Text{Max: 2048}); at.Endpoint != "" && !a.endpoint(at.Endpoint) {
+			rd.Fail("workspace_endpoint", "must be an http URL with a loopback address and a port")
+		}
 	})
 	if err != nil {
+		if _, lerr := a.load(c); lerr != nil {
+			err = lerr
+		}
 		return route.Response{}, err
 	}
 	if metering == "runner" && !a.Settings.RunnerMetering {
@@ -226,6 +244,17 @@ func (a *api) attach(c *route.Call) (route.Response, error) {
 		out.OpenSession = session(x.Session, x.Start)
 	}
 	return a.nodes(route.OK(out)), nil
+}
+
+// endpoint says whether a file server may be where the runner says it is. The node will call it, so a runner must not be
+// able to aim the node at other machines: local runners live on this host.
+func (a *api) endpoint(raw string) bool {
+	u, err := url.Parse(raw)
+	if err != nil || u.Scheme != "http" || u.Port() == "" || u.User != nil || u.Path != "" || u.RawQuery != "" {
+		return false
+	}
+	ip, err := netip.ParseAddr(u.Hostname())
+	return err == nil && ip.IsLoopback()
 }
 
 func session(s *agent.Session, start string) *runnerproto.Session {
@@ -382,7 +411,15 @@ func (a *api) progress(c *route.Call) (route.Response, error) {
 			e.Require("seq", "kind")
 			var p agent.ProgressEntry
 			p.Seq, _ = e.Int("seq", 1, huge, false)
-			p.Kind, _ = e.String("kind", field.Text{Min: 1, Max: 64})
+			p.Kind, _ = e.String("kind", field.Text{Enum: []string{"accepted", "step", "tool_started", "tool_finished", "text", "context"}})
+			if s, ok := e.String("at", field.Text{}); ok {
+				if _, err := time.Parse(time.RFC3339, s); err != nil {
+					e.Fail("at", "must be an RFC 3339 instant")
+				}
+			}
+			e.String("current_step", field.Text{Max: 500})
+			e.Int("steps_completed", 0, huge, false)
+			e.Int("total_steps", 0, huge, false)
 			p.ToolCallID, _ = e.String("tool_call_id", field.Text{Max: 200})
 			p.ToolName, _ = e.String("tool_name", field.Text{Max: 200})
 			p.Summary, _ = e.String("summary", field.Text{Max: 500})
@@ -471,15 +508,22 @@ func (a *api) usage(c *route.Call) (route.Response, error) {
 	if v.f.RunnerEpoch != c.Runner.Epoch {
 		return route.Response{}, fault.New(fault.Conflict, "stale_runner", "A newer runner has attached")
 	}
+	var turn agent.TurnID
 	err = read(c, func(rd field.Reader) {
 		rd.Require("usage_id", "model", "input_tokens", "output_tokens")
+		if rd.Null("usage_id") {
+			rd.Fail("usage_id", "must be a UUID")
+		}
 		turnID(rd, "usage_id")
-		turnID(rd, "turn_id")
+		turn = turnID(rd, "turn_id")
 		rd.String("model", field.Text{Min: 1, Max: 200})
 		for _, n := range []string{"input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens"} {
 			rd.Int(n, 0, huge, false)
 		}
 	})
+	if running := v.state.Turn; err == nil && turn != "" && turn != v.state.LastTurn && (running == nil || running.ID != turn) {
+		err = fault.New(fault.Conflict, "stale_turn", "Another turn is running")
+	}
 	return route.OK(map[string]any{"counted": false, "output_token_balance": v.f.Balance}), err
 }
 
@@ -517,7 +561,7 @@ func (a *api) list(c *route.Call) (route.Response, error) {
 	if err != nil {
 		return route.Response{}, err
 	}
-	p, err := rest.ReadPage(c)
+	p, err := rest.ReadPage(c, nil)
 	if err != nil {
 		return route.Response{}, err
 	}
@@ -658,7 +702,9 @@ func (a *api) send(c *route.Call) (route.Response, error) {
 	if err != nil {
 		return route.Response{}, err
 	}
-	return route.Created(v.body(&m)), nil
+	out := route.Created(v.body(&m))
+	out.Replayed = res.Replayed
+	return out, nil
 }
 
 // key returns the idempotency record of a runner's message, scoped to its agent.

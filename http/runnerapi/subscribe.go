@@ -185,8 +185,8 @@ func (s *stream) event(ctx context.Context, v *view, c agent.Command) (e runnerp
 // turn renders the running turn for the runner, nil if it has none to work on.
 func (s *stream) turn(ctx context.Context, v *view) (*runnerproto.Turn, error) {
 	t := v.state.Turn
-	if t == nil || t.SentMS == 0 || t.Cancel != nil {
-		return nil, nil
+	if t == nil || t.SentMS == 0 || t.Cancel != nil && (!t.Accepted || t.Epoch != s.epoch) {
+		return nil, nil // a cancelled turn is named only to the runner that works on it; turn.cancel follows
 	}
 	var ids []agent.MessageID
 	for _, e := range t.Batch {

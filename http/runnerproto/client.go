@@ -92,10 +92,10 @@ func (n *Nodes) RoundTrip(r *http.Request) (*http.Response, error) {
 			return res, nil
 		}
 		last = err
+		n.Failed(base) // also when it only kept silent until the deadline
 		if r.Context().Err() != nil {
 			return nil, err
 		}
-		n.Failed(base)
 		if n.Current() == base || r.Body != nil && r.GetBody == nil {
 			return nil, last
 		}
@@ -123,7 +123,7 @@ func Refused(err error) bool {
 	return errors.As(err, &e) && e.Status < 500 && e.Status != 429
 }
 
-const callTimeout = 15 * time.Second
+const callTimeout = 8 * time.Second
 
 func (c *Client) do(ctx context.Context, method, path string, in, out any, header ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)

@@ -263,6 +263,15 @@ func (s *Store) Count(ctx context.Context, key string, limit, windowMS int64) (a
 	return account.Window{Count: v.num(0), EndMS: time.Now().UnixMilli() + v.num(1), Refused: v.num(2) == 1}, nil
 }
 
+// uncountScript takes one off a counter that is there; the window keeps its end.
+var uncountScript = inline(`if tonumber(redis.call('GET', KEYS[1]) or '0') > 0 then return redis.call('DECR', KEYS[1]) end return 0`)
+
+// Uncount implements account.Counters.
+func (s *Store) Uncount(ctx context.Context, key string) error {
+	_, err := s.script(ctx, len(key), uncountScript, []string{"n:{" + key + "}"}, nil)
+	return err
+}
+
 // Counted implements account.Counters.
 func (s *Store) Counted(ctx context.Context, key string) (int64, error) {
 	n, err := s.rdb.Get(ctx, "n:{"+key+"}").Int64()

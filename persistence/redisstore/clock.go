@@ -21,6 +21,8 @@ func (s *Store) Sweep(ctx context.Context, limit int) ([]agent.Alarm, error) {
 	if err != nil {
 		return nil, storeErr(err)
 	}
+	s.sync(t)
+	restamp := t.Add(-time.Second) // older than any stamp of an acceptance that is on its way
 	pipe := s.rdb.Pipeline()
 	var due, pend [shards]*redis.ZSliceCmd
 	for i := range shards {
@@ -40,8 +42,8 @@ func (s *Store) Sweep(ctx context.Context, limit int) ([]agent.Alarm, error) {
 		}
 		for _, z := range pend[i].Val() {
 			id, _ := z.Member.(string)
-			out = append(out, agent.Alarm{ID: agent.ID(id), Stamp: t.UnixMilli(), Pending: true}) // comes again when it is old again
-			again.ZAddArgs(ctx, clockKey(i, "p"), redis.ZAddArgs{XX: true, GT: true, Members: []redis.Z{{Score: float64(t.UnixMilli()), Member: id}}})
+			out = append(out, agent.Alarm{ID: agent.ID(id), Stamp: restamp.UnixMilli(), Pending: true}) // comes again when it is old again
+			again.ZAddArgs(ctx, clockKey(i, "p"), redis.ZAddArgs{XX: true, GT: true, Members: []redis.Z{{Score: float64(restamp.UnixMilli()), Member: id}}})
 		}
 	}
 	if again.Len() > 0 {

@@ -59,6 +59,15 @@ func (s *Store) Commit(ctx context.Context, c *agent.Commit) (agent.Committed, e
 	if c.Due > 0 { // armed before the commit, and only ever earlier: a crash leaves a spurious wake-up at worst
 		before = append(before, redis.NewIntCmd(ctx, "zadd", clockKey(shardOf(c.Agent), "d"), "lt", c.Due, string(c.Agent)))
 	}
+	if s.cluster && len(before) > 0 { // another slot, another master: it must be durable first
+		if err := s.batch.do(ctx, shardOf(c.Agent), before...); err != nil {
+			return agent.Committed{}, err
+		}
+		if err := storeErr(before[0].Err()); err != nil {
+			return agent.Committed{}, err
+		}
+		before = nil
+	}
 	res, err := s.script(ctx, shardOf(c.Agent), commitScript, o.keys, o.args, before...)
 	if err != nil {
 		return agent.Committed{}, err

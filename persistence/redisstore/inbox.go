@@ -16,7 +16,7 @@ import (
 func (s *Store) Accept(ctx context.Context, a *agent.Acceptance) (agent.Accepted, error) {
 	k := keysOf(a.Agent)
 	shard := shardOf(a.Agent)
-	now := time.Now()
+	now := s.now()
 	stamp := redis.NewIntCmd(ctx, "zadd", clockKey(shard, "p"), now.UnixMilli(), string(a.Agent))
 	var before []redis.Cmder
 	latest := "0"

@@ -6,6 +6,7 @@ import (
 	"embed"
 	"encoding/hex"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -74,7 +75,14 @@ type Store struct {
 	batch   *batcher
 	hub     *hub
 	cluster bool
+	offset  atomic.Int64 // the store's clock minus ours, ns, as last seen
 }
+
+// now is the store's time, as near as the last look at its clock tells.
+func (s *Store) now() time.Time { return time.Now().Add(time.Duration(s.offset.Load())) }
+
+// sync takes in a look at the store's clock.
+func (s *Store) sync(t time.Time) { s.offset.Store(int64(time.Until(t))) }
 
 // Open connects to url: redis:// or rediss://, with several addresses as ?addr=host:port (Cluster) and
 // ?master_name=name (Sentinel). It fails if no server answers within the deadline of ctx.
@@ -90,6 +98,9 @@ func Open(ctx context.Context, url string) (*Store, error) {
 	}
 	s := &Store{rdb: rdb, batch: newBatcher(rdb), hub: newHub(rdb)}
 	_, s.cluster = rdb.(*redis.ClusterClient)
+	if t, err := rdb.Time(ctx).Result(); err == nil {
+		s.sync(t)
+	}
 	return s, nil
 }
 

@@ -66,21 +66,19 @@ func (h *hub) watch(topic string, fn func()) (cancel func()) {
 		h.subs[topic] = map[int]func(){}
 	}
 	h.subs[topic][n] = fn
-	h.mu.Unlock()
-	if first {
+	if first { // under the lock, so that it cannot be overtaken by the former watcher's leaving
 		_ = h.sub.Subscribe(context.Background(), topic) // repeated by the library after a reconnect
 	}
+	h.mu.Unlock()
 	return sync.OnceFunc(func() {
 		h.mu.Lock()
 		delete(h.subs[topic], n)
 		last := len(h.subs[topic]) == 0
 		if last {
 			delete(h.subs, topic)
-		}
-		h.mu.Unlock()
-		if last {
 			_ = h.sub.Unsubscribe(context.Background(), topic)
 		}
+		h.mu.Unlock()
 	})
 }
 

@@ -47,7 +47,7 @@ func FreeAddr(t testing.TB) string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer l.Close() //nolint: held until the end so that no address comes twice
+		defer l.Close()                                   //nolint: held until the end so that no address comes twice
 		if p := l.Addr().(*net.TCPAddr).Port; p < 55000 { // a cluster bus needs the port + 10000
 			return l.Addr().String()
 		}

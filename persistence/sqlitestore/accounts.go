@@ -232,6 +232,14 @@ func (s *Store) Count(ctx context.Context, key string, limit, windowMS int64) (w
 	return w, err
 }
 
+// Uncount implements account.Counters.
+func (s *Store) Uncount(ctx context.Context, key string) error {
+	return s.write(ctx, func(t *tx) error {
+		t.exec(`UPDATE counter SET n=n-1 WHERE key=? AND n>0`, key)
+		return nil
+	})
+}
+
 // Counted implements account.Counters.
 func (s *Store) Counted(ctx context.Context, key string) (n int64, err error) {
 	err = s.r.QueryRowContext(ctx, `SELECT n FROM counter WHERE key=? AND ends>?`, key, now()).Scan(&n)

@@ -147,7 +147,11 @@ func (t *tx) commitAgent(c *agent.Commit, out *agent.Committed) error {
 		t.event(id, out.NowMS, e.Type, e.Data)
 	}
 	if c.Idem != nil {
-		t.exec(`INSERT OR REPLACE INTO idem VALUES (?,?,?,'',?,0,?)`, id, c.Idem.Key, c.Idem.Hash, c.Idem.Result, now()+idemTTL)
+		result := c.Idem.Result
+		if len(result) == 0 { // a balance command's result is known only here
+			result = fmt.Appendf(nil, `{"previous":%d,"balance":%d}`, out.Previous, out.Balance)
+		}
+		t.exec(`INSERT OR REPLACE INTO idem VALUES (?,?,?,'',?,0,?)`, id, c.Idem.Key, c.Idem.Hash, result, now()+idemTTL)
 	}
 	if c.Attach > 0 {
 		t.exec(`UPDATE agent SET repoch=repoch+1, ratt=?, rbeat=?, rlease=?, rsub=0 WHERE id=?`, out.NowMS, out.NowMS, out.NowMS+c.Attach, id)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"troupe/actors/fault"
@@ -73,9 +74,12 @@ func args(a ...any) []any { return a }
 
 // op is one write: all of it is done, or it returns a refusal before its first write.
 type op struct {
-	do   func(t *tx) error
-	err  error
-	done chan struct{}
+	do func(t *tx) error
+	// begun is set by whoever is first: the writer that runs it, or the caller that gives up. It keeps a caller that
+	// gave up from seeing its results change.
+	begun atomic.Bool
+	err   error
+	done  chan struct{}
 }
 
 // write runs do in a transaction shared with other writes, and returns once it is on disk. A refusal that do returns is
@@ -93,7 +97,11 @@ func (s *Store) write(ctx context.Context, do func(t *tx) error) error {
 	case <-o.done:
 		return o.err
 	case <-ctx.Done():
-		return fault.Store(ctx.Err())
+		if o.begun.CompareAndSwap(false, true) {
+			return fault.Store(ctx.Err())
+		}
+		<-o.done // it is being written; the transaction has a deadline of its own
+		return o.err
 	}
 }
 
@@ -110,16 +118,23 @@ func (s *Store) run() {
 		case <-sweep.C:
 			batch = append(batch, s.expire())
 		case o := <-s.queue:
-			batch = append(batch, o)
+			if o.begun.CompareAndSwap(false, true) {
+				batch = append(batch, o)
+			}
 		}
 	fill:
 		for len(batch) < maxBatch {
 			select {
 			case o := <-s.queue:
-				batch = append(batch, o)
+				if o.begun.CompareAndSwap(false, true) {
+					batch = append(batch, o)
+				}
 			default:
 				break fill
 			}
+		}
+		if len(batch) == 0 {
+			continue
 		}
 		if !s.commit(batch) { // one of them broke the transaction: each on its own
 			for _, o := range batch {

@@ -837,6 +837,11 @@ func testCounters(t *testing.T, k *kit) {
 	if n, err := k.s.Counted(k.ctx, key); err != nil || n != 3 {
 		t.Fatalf("counted %d %v", n, err)
 	}
+	k.must(k.s.Uncount(k.ctx, key))
+	k.must(k.s.Uncount(k.ctx, "nobody"))
+	if w, err := k.s.Count(k.ctx, key, 3, 60000); err != nil || w.Refused || w.Count != 3 {
+		t.Fatalf("after taking one back: %+v %v", w, err)
+	}
 	if n, err := k.s.Counted(k.ctx, "nobody"); err != nil || n != 0 {
 		t.Fatalf("counted %d %v", n, err)
 	}

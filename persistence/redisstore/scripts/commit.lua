@@ -82,7 +82,9 @@ while ARGV[i] do
     redis.call('XADD', KEYS[6], 'MAXLEN', '~', 10000, e .. '-0', 't', ARGV[i + 1], 'a', at, 'd', ARGV[i + 2])
     i = i + 3
   elseif op == 'I' then
-    redis.call('HSET', KEYS[11], 'hash', ARGV[i + 1], 'result', ARGV[i + 2])
+    local r = ARGV[i + 2] -- a balance command's result is known only here
+    if r == '' then r = '{"previous":' .. int(before) .. ',"balance":' .. int(after) .. '}' end
+    redis.call('HSET', KEYS[11], 'hash', ARGV[i + 1], 'result', r)
     redis.call('PEXPIRE', KEYS[11], ARGV[i + 3])
     i = i + 4
   elseif op == 'L' then

@@ -67,8 +67,8 @@ type runner struct {
 	lastID  string // position in the command stream
 	config  int64  // newest configuration version heard of
 	self    *runnerproto.Self
-	done    map[string]bool // turn attempts that were worked on, so that a repeated command is dropped
-	alive   time.Time       // last success of a heartbeat
+	resync  context.CancelFunc // ends the command stream, so that a fresh sync comes
+	alive   time.Time          // last success of a heartbeat
 	wg      sync.WaitGroup
 }
 
@@ -102,7 +102,7 @@ func Run(ctx context.Context, cfg Config) error {
 	nodes := runnerproto.NewNodes(cfg.API)
 	client := runnerproto.NewClient(nodes, cfg.Key)
 	host := &tool.Host{Workspace: ws, Home: cfg.Home, Client: client, Env: cfg.Env, MemoryBytes: 1 << 30}
-	r := &runner{cfg: cfg, client: client, nodes: nodes, ws: ws, files: files, host: host, done: map[string]bool{},
+	r := &runner{cfg: cfg, client: client, nodes: nodes, ws: ws, files: files, host: host,
 		turns: &turn.Runner{Client: client, Nodes: nodes, Host: host, Key: cfg.Key, Base: cfg.Base, Header: cfg.Headers, Log: cfg.Log, NewID: cfg.NewID}}
 	return r.run(ctx)
 }
@@ -128,8 +128,9 @@ func (r *runner) run(parent context.Context) error {
 	if err := r.attach(parent, ""); err != nil {
 		return err
 	}
-	r.wg.Add(2)
+	r.wg.Add(3)
 	go r.heartbeats(ctx, cancel)
+	go r.measure(ctx)
 	go r.stream(ctx, cancel)
 	var err error
 	select {
@@ -184,8 +185,7 @@ func (r *runner) heartbeats(ctx context.Context, stop context.CancelCauseFunc) {
 	defer r.wg.Done()
 	t := time.NewTicker(10 * time.Second)
 	defer t.Stop()
-	disk := time.Now()
-	r.reportDisk(ctx)
+	missing := 0
 	for {
 		select {
 		case <-ctx.Done():
@@ -203,7 +203,15 @@ func (r *runner) heartbeats(ctx context.Context, stop context.CancelCauseFunc) {
 		case err == nil:
 			r.mu.Lock()
 			r.alive, r.epoch, r.config = time.Now(), max(r.epoch, res.Epoch), max(r.config, res.ConfigVersion)
+			resync := r.resync
 			r.mu.Unlock()
+			if missing++; res.CurrentTurnID == nil || r.working() == *res.CurrentTurnID {
+				missing = 0
+			}
+			if missing >= 2 && resync != nil { // the control plane names a turn that does not run here (RUN-3)
+				missing = 0
+				resync()
+			}
 		case runnerproto.Stale(err):
 			stop(errors.Join(ErrReplaced, err))
 			return
@@ -214,9 +222,20 @@ func (r *runner) heartbeats(ctx context.Context, stop context.CancelCauseFunc) {
 				return
 			}
 		}
-		if time.Since(disk) > diskEvery {
-			disk = time.Now()
-			r.reportDisk(ctx)
+	}
+}
+
+// measure reports the size of the workspace, apart from the heartbeats: walking a large one takes its time.
+func (r *runner) measure(ctx context.Context) {
+	defer r.wg.Done()
+	t := time.NewTicker(diskEvery)
+	defer t.Stop()
+	for {
+		r.reportDisk(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
 		}
 	}
 }
@@ -250,7 +269,12 @@ func (r *runner) stream(ctx context.Context, stop context.CancelCauseFunc) {
 		last := r.lastID
 		r.mu.Unlock()
 		opened := time.Now()
-		err := r.client.Subscribe(ctx, last, func(e runnerproto.Event) { r.handle(ctx, e, stop) })
+		sctx, resync := context.WithCancel(ctx)
+		r.mu.Lock()
+		r.resync = resync
+		r.mu.Unlock()
+		err := r.client.Subscribe(sctx, last, func(e runnerproto.Event) { r.handle(ctx, e, stop) })
+		resync()
 		if runnerproto.Stale(err) {
 			stop(errors.Join(ErrReplaced, err))
 			return
@@ -311,17 +335,9 @@ func (r *runner) reconcile(ctx context.Context, t *runnerproto.Turn) {
 	}
 }
 
+// start works on a turn. One that was ended here before is only reported again: its transcript knows the end.
 func (r *runner) start(ctx context.Context, t *runnerproto.Turn) {
-	key := t.TurnID + "/" + strconv.Itoa(t.Attempt)
 	r.mu.Lock()
-	if r.done[key] {
-		r.mu.Unlock()
-		return
-	}
-	if len(r.done) > 1000 {
-		clear(r.done)
-	}
-	r.done[key] = true
 	tctx, cancel := context.WithCancelCause(ctx)
 	w := &work{turn: t, cancel: cancel, ended: make(chan struct{})}
 	r.current = w
@@ -335,9 +351,6 @@ func (r *runner) start(ctx context.Context, t *runnerproto.Turn) {
 			r.turns.Run(tctx, t, self)
 		} else {
 			r.cfg.Log.Error("configuration not read", "err", err)
-			r.mu.Lock()
-			delete(r.done, key) // it was not worked on
-			r.mu.Unlock()
 		}
 		r.mu.Lock()
 		if r.current == w {

@@ -46,6 +46,7 @@ type Transcript struct {
 	messages []Message
 	ends     map[string]End
 	prompted map[string]int // last attempt of a turn whose prompt is in the file
+	size     int64          // of the whole lines in the file
 }
 
 // Path is the file of a transcript below the home directory.
@@ -105,6 +106,7 @@ func (t *Transcript) read() error {
 	if err := t.f.Truncate(good); err != nil {
 		return err
 	}
+	t.size = good
 	_, err := t.f.Seek(good, 0)
 	return err
 }
@@ -126,12 +128,12 @@ func (t *Transcript) write(l line) error {
 	if err != nil {
 		return err
 	}
-	if _, err := t.f.Write(append(b, '\n')); err != nil {
-		return err
+	_, err = t.f.Write(append(b, '\n'))
+	if err = errors.Join(err, t.f.Sync()); err != nil { // a part of a line must not be what the next one is glued to
+		_, serr := t.f.Seek(t.size, 0)
+		return errors.Join(err, t.f.Truncate(t.size), serr)
 	}
-	if err := t.f.Sync(); err != nil {
-		return err
-	}
+	t.size += int64(len(b)) + 1
 	t.take(l)
 	return nil
 }

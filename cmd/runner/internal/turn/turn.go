@@ -32,6 +32,7 @@ const (
 	maxSteps     = 500
 	maxTokens    = 16384
 	previewRunes = 4000
+	maxReply     = 100000 // code points of one message
 	summaryRunes = 500
 	sdkRetries   = 4
 	// waitForGateway is how long a broken model call is repeated before the turn fails.
@@ -109,15 +110,17 @@ func (r *Runner) Run(ctx context.Context, t *runnerproto.Turn, self *runnerproto
 	p.add(runnerproto.ProgressEntry{Kind: "accepted"})
 	p.flush(ctx)
 	end := r.loop(ctx, t, self, tr, p)
-	if end == nil { // this process stops: the turn stays open
+	if end == nil { // this process stops, or the turn went elsewhere: it stays open, and is repaired when it is opened again
+		r.close()
 		return
 	}
 	p.flush(context.WithoutCancel(ctx))
-	if err := tr.End(t.TurnID, *end); err != nil {
+	err = tr.End(t.TurnID, *end)
+	if err != nil {
 		r.Log.Error("transcript", "err", err)
 	}
 	r.report(ctx, t, endRequest(tr, *end))
-	if t.Session.Mode != "persistent" {
+	if t.Session.Mode != "persistent" || err != nil || end.Outcome != "completed" {
 		r.close()
 	}
 }
@@ -165,8 +168,8 @@ func (r *Runner) close() {
 
 func endRequest(tr *transcript.Transcript, e transcript.End) runnerproto.EndRequest {
 	out := runnerproto.EndRequest{Outcome: e.Outcome, Reason: e.Reason, Error: e.Error, SDKSessionID: tr.ID, ContextTokens: e.Context}
-	if e.Reply != "" {
-		out.Replies = []runnerproto.Reply{{Content: e.Reply}}
+	if text := runes(strings.ReplaceAll(e.Reply, "\x00", ""), maxReply); strings.TrimSpace(text) != "" {
+		out.Replies = []runnerproto.Reply{{Content: text}}
 	}
 	return out
 }
@@ -174,12 +177,18 @@ func endRequest(tr *transcript.Transcript, e transcript.End) runnerproto.EndRequ
 // report ends the turn at the control plane, again and again until it answers (RUN-9).
 func (r *Runner) report(ctx context.Context, t *runnerproto.Turn, end runnerproto.EndRequest) {
 	ctx = context.WithoutCancel(ctx)
-	deadline := time.Now().Add(45 * time.Second)
+	deadline := time.Now().Add(10 * time.Minute) // heartbeats go on meanwhile; a replaced runner is refused at once
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 3*time.Second) {
 		res, err := r.Client.End(ctx, t.TurnID, end)
 		if err == nil {
 			r.Log.Info("turn ended", "turn_id", t.TurnID, "outcome", res.Outcome)
 			return
+		}
+		var refusal *runnerproto.Error
+		if errors.As(err, &refusal) && (refusal.Status == 400 || refusal.Status == 413) && len(end.Replies) > 0 {
+			r.Log.Error("the answer was refused", "turn_id", t.TurnID, "err", err)
+			end = runnerproto.EndRequest{Outcome: "failed", Reason: "internal", Error: "The answer was refused: " + refusal.Code, SDKSessionID: end.SDKSessionID}
+			continue
 		}
 		if runnerproto.Refused(err) || time.Now().After(deadline) {
 			r.Log.Warn("turn end refused", "turn_id", t.TurnID, "err", err)
@@ -281,7 +290,7 @@ func modelFailure(err error) *transcript.End {
 		case api.StatusCode == http.StatusPaymentRequired:
 			end.Reason = "balance_exhausted"
 		case api.StatusCode == http.StatusBadRequest && strings.Contains(api.RawJSON(), "too long"):
-			end.Reason = "usedoverflow"
+			end.Reason = "context_overflow"
 		}
 	}
 	if len(end.Error) > 2000 {

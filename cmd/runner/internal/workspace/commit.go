@@ -62,7 +62,10 @@ func Open(dir, home string) (*Workspace, error) {
 		return nil, err
 	}
 	w := &Workspace{root: root, dir: dir, journal: filepath.Join(home, ".troupe-journal"), applied: filepath.Join(home, ".troupe-applied")}
-	if err := w.recover(); err != nil {
+	if err = w.recover(); err == nil {
+		err = w.sweep()
+	}
+	if err != nil {
 		_ = root.Close()
 		return nil, err
 	}
@@ -78,7 +81,7 @@ func (w *Workspace) Dir() string { return w.dir }
 func (w *Workspace) recover() error {
 	b, err := os.ReadFile(w.journal)
 	if errors.Is(err, fs.ErrNotExist) {
-		return w.sweep()
+		return nil
 	}
 	if err != nil {
 		return err
@@ -104,6 +107,9 @@ func (w *Workspace) sweep() error {
 func (w *Workspace) Apply(c runnerproto.FileChange) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if err := w.recover(); err != nil { // an earlier change whose commit was cut comes first
+		return err
+	}
 	if b, err := os.ReadFile(w.applied); err == nil && string(b) == c.ID {
 		return nil
 	}
@@ -122,6 +128,9 @@ func (w *Workspace) Apply(c runnerproto.FileChange) error {
 }
 
 func (w *Workspace) check(c runnerproto.FileChange) error {
+	if err := nested(c); err != nil {
+		return err
+	}
 	for _, f := range c.Add {
 		if _, err := w.root.Lstat(f.Path); err == nil {
 			return &Refusal{409, "file_exists", "/workspace/" + f.Path + " exists"}
@@ -142,6 +151,22 @@ func (w *Workspace) check(c runnerproto.FileChange) error {
 			return classify(err)
 		case st.IsDir():
 			return &Refusal{400, "is_directory", "/workspace/" + p + " is a directory"}
+		}
+	}
+	return nil
+}
+
+// nested refuses a change in which one file would lie below another.
+func nested(c runnerproto.FileChange) error {
+	files := map[string]bool{}
+	for _, f := range append(append([]runnerproto.File{}, c.Add...), c.Update...) {
+		files[f.Path] = true
+	}
+	for p := range files {
+		for dir := path.Dir(p); dir != "."; dir = path.Dir(dir) {
+			if files[dir] {
+				return &Refusal{400, "not_a_directory", "/workspace/" + dir + " is listed as a file"}
+			}
 		}
 	}
 	return nil
@@ -218,8 +243,15 @@ func (w *Workspace) finish(j journal) error {
 		} else {
 			err = w.root.Rename(e.Stage, e.Target)
 		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) { // a step that is done finds nothing to do
-			return classify(err)
+		switch {
+		case err == nil, errors.Is(err, fs.ErrNotExist): // a step that is done finds nothing to do
+		case errors.Is(err, syscall.EISDIR), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ENOTEMPTY), errors.Is(err, syscall.EEXIST):
+			// The agent has put a directory in the way since the check. Its own work stands; the change is finished without this file.
+			if e.Stage != "" {
+				_ = w.root.Remove(e.Stage)
+			}
+		default:
+			return err // the journal stays: the next access goes on
 		}
 	}
 	if err := writeDurable(w.applied, j.ID); err != nil {
@@ -271,7 +303,9 @@ func classify(err error) error {
 		return &Refusal{400, "validation_failed", "The path is too long"}
 	case errors.Is(err, fs.ErrNotExist):
 		return &Refusal{400, "file_not_found", "The file does not exist"}
-	case strings.Contains(err.Error(), "path escapes"):
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
+		return &Refusal{403, "forbidden", "The file may not be written"}
+	case strings.Contains(err.Error(), "path escapes"), errors.Is(err, syscall.ELOOP):
 		return &Refusal{403, "path_outside_workspace", "The path leads outside the workspace"}
 	}
 	return err
