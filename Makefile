@@ -18,10 +18,10 @@ deps: ## install what the tests need from Debian (redis-server, bubblewrap), unl
 	 { command -v apt-get >/dev/null && export DEBIAN_FRONTEND=noninteractive && $${SUDO:-} apt-get update -qq && \
 	   $${SUDO:-} apt-get install -y -qq --no-install-recommends redis-server bubblewrap >/dev/null; }
 
-test: deps build ## run every test with the race detector
+test: deps ## run every test with the race detector
 	$(GO) test -race -timeout 20m $(PKGS)
 
-test-fast: deps build ## run every test without the race detector
+test-fast: deps ## run every test without the race detector
 	$(GO) test -vet=off -timeout 10m $(PKGS)
 
 lint: ## vet, formatting, tidy module, generated files up to date
@@ -40,7 +40,7 @@ demo: build ## the main job end to end on the embedded store, with a kill -9 in 
 	$(GO) run ./cmd/demo -bin bin
 
 bench: deps build ## throughput, latency and cost, as ratios to references of the same run
-	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./cmd/bench
+	$(GO) run ./cmd/bench -bin bin
 
 fuzz: ## fuzz parsers, merges and templates for a minute each
 	@for f in $$(grep -rhoE '^func Fuzz[A-Za-z0-9_]+' actors | awk '{print $$2}'); do \

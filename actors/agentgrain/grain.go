@@ -91,7 +91,6 @@ type Grain struct {
 	version   int64
 	loaded    bool
 	gone      bool
-	status    agent.PodStatus
 	activated time.Time
 	armed     int64 // due instant in the clock, as far as this activation knows
 	gen       int   // of the timer

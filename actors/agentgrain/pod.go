@@ -65,7 +65,6 @@ type podChild struct {
 	d      *Deps
 	id     agent.ID
 	wish   *podWish
-	files  *fileWish
 	busy   bool
 	filing bool
 }

@@ -109,10 +109,7 @@ func (r *Runtime) held(id agent.ID) bool {
 		return false
 	}
 	defer f.Close()
-	if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
-		return true
-	}
-	return false
+	return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil
 }
 
 // find returns the runner of an agent, adopting one that an earlier node started. nil: none lives.

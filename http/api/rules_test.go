@@ -31,7 +31,6 @@ var (
 // rule is one row of the contract.
 type rule struct {
 	id, section string
-	tests       []string
 }
 
 func contractRules(t *testing.T) (rules []*rule, titles map[string]string) {

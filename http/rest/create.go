@@ -13,10 +13,9 @@ import (
 	"troupe/http/route"
 )
 
-// creation is one create on its way: the spec, what else is stored with it, and how the response looks.
+// creation is one create on its way: the patch, what else is stored with it, and how the response looks.
 type creation struct {
 	patch  agent.Patch
-	spec   agent.Spec
 	secret string // the webhook secret made for it, shown once
 	render func(v *view) (any, error)
 }

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -52,7 +51,6 @@ type Server struct {
 	cfg     Config
 	http    *fasthttp.Server
 	allow   map[string][]string // methods by path pattern
-	open    sync.WaitGroup
 	closing atomic.Bool
 	ctx     context.Context // ends with the server: streams and waits watch it
 	stop    context.CancelFunc

@@ -14,7 +14,6 @@ import (
 // Accept implements agent.Inbox. The agent's pending stamp goes first: in the same pipeline on one primary, awaited on a
 // Cluster, where the script then refuses to run more than four seconds after it (ARCHITECTURE, invariant 4).
 func (s *Store) Accept(ctx context.Context, a *agent.Acceptance) (agent.Accepted, error) {
-	k := keysOf(a.Agent)
 	shard := shardOf(a.Agent)
 	now := s.now()
 	stamp := redis.NewIntCmd(ctx, "zadd", clockKey(shard, "p"), now.UnixMilli(), string(a.Agent))
@@ -31,6 +30,28 @@ func (s *Store) Accept(ctx context.Context, a *agent.Acceptance) (agent.Accepted
 	} else {
 		before = append(before, stamp)
 	}
+	keys, args := acceptance(a, latest)
+	res, err := s.script(ctx, shard, acceptScript, keys, args, before...)
+	if err != nil {
+		return agent.Accepted{}, err
+	}
+	return accepted(res, a.Limit)
+}
+
+// AcceptAlone runs the accept script in a round trip of its own, without the pending stamp. It is the reference that
+// benchmarks compare with; nothing else calls it.
+func (s *Store) AcceptAlone(ctx context.Context, a *agent.Acceptance) (agent.Accepted, error) {
+	keys, args := acceptance(a, "0")
+	res, err := acceptScript.cmdRun(ctx, s, keys, args)
+	if err != nil {
+		return agent.Accepted{}, err
+	}
+	return accepted(res, a.Limit)
+}
+
+// acceptance makes the keys and arguments of the accept script.
+func acceptance(a *agent.Acceptance, latest string) (keys []string, args []any) {
+	k := keysOf(a.Agent)
 	idemKey, hash := k.head(), ""
 	if a.Idem != nil {
 		idemKey, hash = k.idem(a.Idem.Key), a.Idem.Hash
@@ -39,14 +60,9 @@ func (s *Store) Accept(ctx context.Context, a *agent.Acceptance) (agent.Accepted
 	if a.Body.QueueMode == "interrupt" {
 		interrupt = "1"
 	}
-	keys := []string{k.head(), k.bodies(), k.marks(), k.order(), k.pending(), k.events(), k.conversations(), k.counters(), k.party(a.Body.Counterparty), idemKey}
 	event := `{"message_id":"` + a.ID.String() + `","role":"user","channel":"` + string(a.Body.Channel) + `"}`
-	res, err := s.script(ctx, shard, acceptScript, keys, []any{string(a.Account), string(a.ID), agent.Encode(&a.Body), pendingMark,
-		a.Body.Counterparty, string(a.Body.Channel), a.Limit, interrupt, hash, ttlIdempotency, latest, event}, before...)
-	if err != nil {
-		return agent.Accepted{}, err
-	}
-	return accepted(res, a.Limit)
+	return []string{k.head(), k.bodies(), k.marks(), k.order(), k.pending(), k.events(), k.conversations(), k.counters(), k.party(a.Body.Counterparty), idemKey},
+		[]any{string(a.Account), string(a.ID), agent.Encode(&a.Body), pendingMark, a.Body.Counterparty, string(a.Body.Channel), a.Limit, interrupt, hash, ttlIdempotency, latest, event}
 }
 
 var pendingMark = string(agent.Encode(agent.Mark{Status: agent.Pending}))
