@@ -25,7 +25,7 @@ var (
 	heading  = regexp.MustCompile(`^## (\d+) (.*)`)
 	ruleRow  = regexp.MustCompile(`^\| ([A-Z]+-\d+) \|`)
 	testName = regexp.MustCompile(`func (Test\w+|Fuzz\w+)\(`)
-	quoted   = regexp.MustCompile(`\b([A-Z]{2,5})[-_](\d{1,2})`)
+	quoted   = regexp.MustCompile(`(?:^|[^A-Z])([A-Z]{2,5})[-_](\d{1,2})`)
 )
 
 // rule is one row of the contract.

@@ -156,6 +156,10 @@ func (s *Server) entry(ctx *fasthttp.RequestCtx, next fasthttp.RequestHandler) {
 		}
 	}()
 	path := string(ctx.Path())
+	if disguised(string(ctx.URI().PathOriginal())) {
+		Fail(ctx, id, false, fault.New(fault.NotFound, "route_not_found", "No such route"))
+		return
+	}
 	if len(path) > 1 && strings.HasSuffix(path, "/") {
 		ctx.Request.URI().SetPath(strings.TrimRight(path, "/"))
 	}
@@ -163,6 +167,13 @@ func (s *Server) entry(ctx *fasthttp.RequestCtx, next fasthttp.RequestHandler) {
 		ctx.SetConnectionClose()
 	}
 	next(ctx)
+}
+
+// disguised says whether a path would name another route once the server library has decoded and cleaned it: encoded
+// separators and dot segments never do here.
+func disguised(original string) bool {
+	p := strings.ToLower(original)
+	return strings.Contains(p, "%2f") || strings.Contains(p, "%5c") || strings.Contains(strings.ReplaceAll(p, "%2e", ".")+"/", "/../")
 }
 
 // method answers OPTIONS and methods that the path does not have (GEN-6).
