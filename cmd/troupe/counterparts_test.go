@@ -63,7 +63,10 @@ func TestThirdPartyModelService(t *testing.T) {
 
 	const realKey = "sk-ant-the-real-key-of-this-agent"
 	w := startWorld(t, func(c *Config) { c.AnthropicURL = "http://" + addr })
-	w.until("the mock answers", func() bool { res, err := http.Get("http://" + addr + "/__aimock/journal"); return err == nil && res.StatusCode == 200 })
+	w.until("the mock answers", func() bool {
+		res, err := http.Get("http://" + addr + "/__aimock/journal")
+		return err == nil && res.StatusCode == 200
+	})
 	id := w.agent(map[string]any{"anthropic_api_key": realKey})
 	a := w.ask(id, "please write the file")
 	if a.str("outcome") != "completed" || a.str("reply.content") != "All three steps are done." {

@@ -600,3 +600,43 @@ func TestOBS_6_RequestIds(t *testing.T) {
 		t.Errorf("got %q", a.header.Get("X-Request-Id"))
 	}
 }
+
+// TestGEN_4_ResponsesReportOnlyWhatIsDurable kills the node right after each response and reads back what it reported.
+func TestGEN_4_ResponsesReportOnlyWhatIsDurable(t *testing.T) {
+	cfg := testConfig(t)
+	p := startProcess(t, cfg)
+	w := p.world(cfg)
+	id := w.agent(nil)
+	w.want(w.call("POST", "/v1/agent/"+id+"/pause", nil), 200)
+	for i, step := range []func() func(a *answer) bool{
+		func() func(*answer) bool {
+			w.want(w.call("POST", "/v1/agent/update/"+id, map[string]any{"name": "renamed"}), 200)
+			return func(a *answer) bool { return a.str("name") == "renamed" }
+		},
+		func() func(*answer) bool {
+			w.want(w.call("POST", "/v1/agent/"+id+"/balance", map[string]any{"amount": 5, "type": "increment"}), 200)
+			return func(a *answer) bool { return a.num("output_token_balance") == 1000005 }
+		},
+		func() func(*answer) bool {
+			w.want(w.call("POST", "/v1/agent/"+id+"/stop", nil), 200)
+			return func(a *answer) bool { return a.str("status") == "stopped" }
+		},
+	} {
+		holds := step()
+		p.kill()
+		p.up()
+		w = p.world(cfg)
+		if a := w.call("GET", "/v1/agent/"+id, nil); !holds(a) {
+			t.Errorf("step %d was reported but is not there: %s", i, a.body)
+		}
+	}
+}
+
+func TestRATE_4_AWaitIsOneRequest(t *testing.T) {
+	w := startWorld(t, func(c *Config) { c.RateLimit = 3 })
+	id := w.agent(nil)
+	a := w.ask(id, "!say x")
+	if a.header.Get("X-RateLimit-Remaining") != "1" {
+		t.Errorf("remaining %q", a.header.Get("X-RateLimit-Remaining"))
+	}
+}
