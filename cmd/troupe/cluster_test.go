@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"testing"
 	"time"
 )
@@ -68,5 +67,5 @@ func TestFENCE_1_EveryCommandCrossesASecondMember(t *testing.T) {
 	if rt := wb.want(wb.call("GET", "/v1/agent/"+id+"/runtime", nil), 200); rt.str("node") != "b" {
 		t.Errorf("%s", rt.body)
 	}
-	t.Log(fmt.Sprintf("agents held: a %d, b %d; turn ended %s after the kill", len(held["a"]), len(held["b"]), time.Since(killed).Round(time.Millisecond)))
+	t.Logf("agents held: a %d, b %d; turn ended %s after the kill", len(held["a"]), len(held["b"]), time.Since(killed).Round(time.Millisecond))
 }
