@@ -268,7 +268,9 @@ func load(addr string, pid int, ids []string) figures {
 				req.SetRequestURI("http://" + addr + "/v1/agent/" + ids[i%len(ids)] + "/messages")
 				t := time.Now()
 				if err := hc.Do(req, res); err != nil || res.StatusCode() != 201 {
-					failed.Add(1)
+					if failed.Add(1) == 1 {
+						fmt.Fprintf(os.Stderr, "bench: the first failure: %v %d %s\n", err, res.StatusCode(), res.Body())
+					}
 					continue
 				}
 				mine = append(mine, time.Since(t))
@@ -319,7 +321,7 @@ func (b *bench) run() error {
 
 // accept measures the acceptance in rounds interleaved with the references.
 func (b *bench) accept(name, url string) error {
-	n, err := b.node(url)
+	n, err := b.node(url, "TROUPE_PROCESS_LIMIT=1")
 	if err != nil {
 		return err
 	}
