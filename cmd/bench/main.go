@@ -174,7 +174,7 @@ type node struct {
 func (b *bench) node(redis string, env ...string) (*node, error) {
 	n := &node{addr: freeAddr(), dir: b.dir()}
 	env = append([]string{"TROUPE_LISTEN=" + n.addr, "TROUPE_DATA_DIR=" + n.dir, "TROUPE_REDIS_URL=" + redis, "TROUPE_BOOTSTRAP_API_KEY=" + key, "TROUPE_RATE_LIMIT=0",
-		"TROUPE_ANTHROPIC_URL=rehearsal", "TROUPE_LOG=error", "TROUPE_PASSIVATE_AFTER=1h"}, env...)
+		"TROUPE_ANTHROPIC_URL=rehearsal", "TROUPE_LOG=error", "TROUPE_PASSIVATE_AFTER=1h", "TROUPE_PENDING_LIMIT=100000000"}, env...)
 	var err error
 	if n.cmd, err = b.start(env, filepath.Join(*bin, "troupe"), "dev"); err != nil {
 		return nil, err

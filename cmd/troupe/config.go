@@ -38,6 +38,8 @@ type Config struct {
 	RateLimit     int64         `env:"TROUPE_RATE_LIMIT" envDefault:"1000" flag:"rate-limit" help:"requests per account and minute; 0: off"`
 	GuestLimit    int64         `env:"TROUPE_GUEST_RATE_LIMIT" envDefault:"60" flag:"guest-rate-limit" help:"logins and the like per address and minute; 0: off"`
 	AgentLimit    int           `env:"TROUPE_AGENT_LIMIT" flag:"agent-limit" help:"agents per account; 0: unlimited"`
+	PendingLimit  int           `env:"TROUPE_PENDING_LIMIT" envDefault:"10000" flag:"pending-limit" help:"messages that may wait per agent"`
+	Overdraft     int64         `env:"TROUPE_OVERDRAFT" flag:"overdraft" help:"output tokens a running turn may use beyond its agent's balance"`
 	PublicURL     string        `env:"TROUPE_PUBLIC_URL" flag:"public-url" help:"base URL under which callers reach the API"`
 	NodeURL       string        `env:"TROUPE_NODE_URL" flag:"node-url" help:"base URL under which runners reach this node; from listen if empty"`
 	ClusterListen string        `env:"TROUPE_CLUSTER_LISTEN" envDefault:"127.0.0.1:0" flag:"cluster-listen" help:"host:port of traffic between nodes"`
@@ -126,10 +128,14 @@ func (c *Config) finish() error {
 	if _, err := c.level(); err != nil {
 		bad("TROUPE_LOG", "must be debug, info, warn or error")
 	}
-	for name, n := range map[string]int64{"TROUPE_PROCESS_LIMIT": int64(c.ProcessLimit), "TROUPE_RATE_LIMIT": c.RateLimit, "TROUPE_GUEST_RATE_LIMIT": c.GuestLimit, "TROUPE_AGENT_LIMIT": int64(c.AgentLimit)} {
+	for name, n := range map[string]int64{"TROUPE_PROCESS_LIMIT": int64(c.ProcessLimit), "TROUPE_RATE_LIMIT": c.RateLimit, "TROUPE_GUEST_RATE_LIMIT": c.GuestLimit, "TROUPE_AGENT_LIMIT": int64(c.AgentLimit),
+		"TROUPE_OVERDRAFT": c.Overdraft} {
 		if n < 0 {
 			bad(name, "must not be negative")
 		}
+	}
+	if c.PendingLimit < 1 {
+		bad("TROUPE_PENDING_LIMIT", "must be at least 1")
 	}
 	return errors.Join(errs...)
 }

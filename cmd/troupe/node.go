@@ -148,6 +148,7 @@ func openStore(ctx context.Context, cfg *Config) (store, error) {
 func (n *node) settings() agent.Settings {
 	c := &n.cfg
 	return agent.Settings{WarmthMS: c.Warmth.Milliseconds(), Model: c.Model, AllowHTTP: c.AllowHTTP, AllowHosts: c.AllowHosts,
+		MaxPending: c.PendingLimit, Overdraft: c.Overdraft,
 		PlatformKey: c.AnthropicKey != "" || n.upstream() == rehearsal, StartTimeout: c.StartTimeout, Passivate: c.Passivate}.WithDefaults()
 }
 
