@@ -43,8 +43,8 @@ bench: deps build ## throughput, latency and cost, as ratios to references of th
 	$(GO) run ./cmd/bench -bin bin
 
 fuzz: ## fuzz parsers, merges and templates for a minute each
-	@for f in $$(grep -rhoE '^func Fuzz[A-Za-z0-9_]+' actors | awk '{print $$2}'); do \
-	  p=$$(grep -rlE "^func $$f\(" actors | head -1 | xargs dirname); \
+	@for f in $$(grep -rhoE '^func Fuzz[A-Za-z0-9_]+' actors http | awk '{print $$2}'); do \
+	  p=$$(grep -rlE "^func $$f\(" actors http | head -1 | xargs dirname); \
 	  $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime 60s ./$$p || exit 1; done
 
 ci: ## what CI runs

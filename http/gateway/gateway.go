@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -90,13 +91,67 @@ func (g *Gateway) Routes() []route.Route {
 
 // request is what the gateway looks at.
 type request struct {
-	Model     string            `json:"model"`
-	MaxTokens *int64            `json:"max_tokens"`
-	Messages  []json.RawMessage `json:"messages"`
-	Stream    bool              `json:"stream"`
-	Thinking  *struct {
-		Budget int64 `json:"budget_tokens"`
-	} `json:"thinking"`
+	Model     string
+	MaxTokens *int64
+	Messages  bool // is a list
+	Thinking  int64
+	limits    []span // where the values of max_tokens stand in the body
+}
+
+type span struct{ from, to int64 }
+
+var errNotObject = errors.New("not a JSON object of the expected members")
+
+// parse reads the members by their exact names, as the provider does: encoding/json would take "Max_Tokens" as well, and
+// a caller could then show the gateway one limit and the provider another. Of duplicates the last counts (GEN-5).
+func parse(body []byte) (r request, err error) {
+	dec := json.NewDecoder(bytes.NewReader(body))
+	if t, err := dec.Token(); err != nil || t != json.Delim('{') || !json.Valid(body) {
+		return r, errNotObject
+	}
+	for dec.More() {
+		name, err := dec.Token()
+		if err != nil {
+			return r, err
+		}
+		var v json.RawMessage
+		if err := dec.Decode(&v); err != nil {
+			return r, err
+		}
+		switch name {
+		case "model":
+			err = json.Unmarshal(v, &r.Model)
+		case "messages":
+			var list []json.RawMessage
+			err = json.Unmarshal(v, &list)
+			r.Messages = list != nil
+		case "thinking":
+			var t map[string]json.RawMessage
+			err = json.Unmarshal(v, &t)
+			if budget := t["budget_tokens"]; err == nil && budget != nil {
+				err = json.Unmarshal(budget, &r.Thinking)
+			}
+		case "max_tokens":
+			r.MaxTokens = nil
+			err = json.Unmarshal(v, &r.MaxTokens)
+			to := dec.InputOffset()
+			r.limits = append(r.limits, span{to - int64(len(v)), to})
+		}
+		if err != nil {
+			return r, errNotObject
+		}
+	}
+	return r, nil
+}
+
+// lowered is the body with every value of max_tokens set to n and all other bytes as they are (LLM-3).
+func (r *request) lowered(body []byte, n int64) []byte {
+	out, at := make([]byte, 0, len(body)), int64(0)
+	for _, l := range r.limits {
+		out = strconv.AppendInt(append(out, body[at:l.from]...), n, 10)
+		at = l.to
+	}
+	return append(out, body[at:]...)
 }
 
 func badRequest(text string) error { return fault.New(fault.Invalid, "validation_failed", text) }
@@ -106,13 +161,13 @@ func (g *Gateway) read(c *route.Call, needMax bool) (body []byte, r request, err
 		return nil, r, err
 	}
 	body = append([]byte(nil), body...)
-	if json.Unmarshal(body, &r) != nil {
+	if r, err = parse(body); err != nil {
 		return nil, r, badRequest("The body must be a JSON object of the Messages API")
 	}
 	switch {
 	case r.Model == "":
 		return nil, r, badRequest("model: is required")
-	case r.Messages == nil:
+	case !r.Messages:
 		return nil, r, badRequest("messages: is required")
 	case needMax && (r.MaxTokens == nil || *r.MaxTokens < 0):
 		return nil, r, badRequest("max_tokens: must be at least 0")
@@ -304,8 +359,8 @@ func (g *Gateway) forward(c *route.Call) (route.Response, error) {
 	k := &call{g: g, id: c.Runner.Agent, call: agent.NewUUID(), model: r.Model}
 	res := &agent.Reservation{Agent: k.id, Call: k.call, Incarnation: c.Runner.Incarnation, RunnerEpoch: c.Runner.Epoch, Turn: turn, Want: max(*r.MaxTokens, 1),
 		Overdraft: g.cfg.Settings.Overdraft, Model: r.Model}
-	if r.Thinking != nil && r.Thinking.Budget > 0 {
-		res.Floor = r.Thinking.Budget + 1
+	if r.Thinking > 0 {
+		res.Floor = r.Thinking + 1
 	}
 	granted, err := g.cfg.Store.Reserve(c.Ctx, res)
 	if err != nil {
@@ -317,11 +372,8 @@ func (g *Gateway) forward(c *route.Call) (route.Response, error) {
 		}
 		return route.Response{}, err
 	}
-	if granted.Tokens < *r.MaxTokens {
-		if body, err = setMaxTokens(body, granted.Tokens); err != nil {
-			k.settle(false)
-			return route.Response{}, err
-		}
+	if granted.Tokens < *r.MaxTokens || len(r.limits) > 1 {
+		body = r.lowered(body, min(granted.Tokens, *r.MaxTokens))
 	}
 	return k.send(c, cr, body)
 }
@@ -491,34 +543,4 @@ func (g *Gateway) Probe(ctx context.Context, key agent.Secret, base string) erro
 		return fault.Newf(fault.Upstream, "upstream_failed", "The provider answered %d", res.StatusCode)
 	}
 	return nil
-}
-
-var errNoMax = errors.New("max_tokens not found")
-
-// setMaxTokens replaces the value of the top-level max_tokens and leaves every other byte as it is (LLM-3).
-func setMaxTokens(body []byte, n int64) ([]byte, error) {
-	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.UseNumber()
-	if _, err := dec.Token(); err != nil {
-		return nil, err
-	}
-	from, to := int64(-1), int64(-1)
-	for dec.More() {
-		name, err := dec.Token()
-		if err != nil {
-			return nil, err
-		}
-		var v json.RawMessage
-		if err := dec.Decode(&v); err != nil {
-			return nil, err
-		}
-		if name == "max_tokens" { // of duplicates the last counts (GEN-5)
-			to = dec.InputOffset()
-			from = to - int64(len(v))
-		}
-	}
-	if from < 0 {
-		return nil, errNoMax
-	}
-	return fmt.Appendf(append([]byte(nil), body[:from]...), "%d%s", n, body[to:]), nil
 }
