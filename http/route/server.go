@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -54,7 +55,11 @@ type Server struct {
 	closing atomic.Bool
 	ctx     context.Context // ends with the server: streams and waits watch it
 	stop    context.CancelFunc
+	unused  sync.Map // connections that have not asked anything yet
 }
+
+// firstRequest is how long a stopping server waits for the request of a connection that has just been opened.
+const firstRequest = time.Second
 
 var errShutdown = fault.New(fault.Unavailable, "shutting_down", "This node is stopping; try again").After(time.Second)
 
@@ -96,7 +101,7 @@ func New(cfg Config, routes []Route) *Server {
 	s.http = &fasthttp.Server{
 		Handler: func(ctx *fasthttp.RequestCtx) { s.entry(ctx, r.Handler) }, Name: "troupe", NoDefaultDate: false, MaxRequestBodySize: cfg.MaxBody,
 		ReadTimeout: 60 * time.Second, IdleTimeout: 120 * time.Second, ErrorHandler: s.broken, Logger: silent{}, NoDefaultContentType: true,
-		CloseOnShutdown: true, Concurrency: 16384, ReadBufferSize: 32 << 10,
+		CloseOnShutdown: true, Concurrency: 16384, ReadBufferSize: 32 << 10, ConnState: s.connection,
 	}
 	return s
 }
@@ -124,7 +129,22 @@ func (s *Server) Serve(l net.Listener) error { return s.http.Serve(l) }
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.closing.Store(true)
 	s.stop()
+	t := time.AfterFunc(firstRequest, func() {
+		s.unused.Range(func(c, _ any) bool { _ = c.(net.Conn).Close(); return true })
+	})
+	defer t.Stop()
 	return s.http.ShutdownWithContext(ctx)
+}
+
+// connection keeps the set of unused connections. fasthttp takes those for busy, and a stop would wait for every probe
+// and every browser that connected ahead of need.
+func (s *Server) connection(c net.Conn, state fasthttp.ConnState) {
+	switch state {
+	case fasthttp.StateNew:
+		s.unused.Store(c, nil)
+	case fasthttp.StateClosed:
+		s.unused.Delete(c)
+	}
 }
 
 // Done is closed when the server stops: long-lived handlers end then (REC-9).
@@ -149,6 +169,9 @@ func requestID(ctx *fasthttp.RequestCtx) string {
 // entry normalises the path: a trailing slash is not significant (GEN-3).
 func (s *Server) entry(ctx *fasthttp.RequestCtx, next fasthttp.RequestHandler) {
 	id := requestID(ctx)
+	if ctx.ConnRequestNum() == 1 {
+		s.unused.Delete(ctx.Conn())
+	}
 	defer func() {
 		if p := recover(); p != nil {
 			s.cfg.Log.Error("request panicked", "request_id", id, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))

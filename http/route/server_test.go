@@ -88,3 +88,27 @@ func TestDisguisedPathsNameNoRoute(t *testing.T) {
 		}
 	}
 }
+
+func TestAStopDoesNotWaitForUnusedConnections(t *testing.T) {
+	s := New(Config{Auth: anybody{}, Counters: brokenCounters{}, Metrics: noMetrics{}, Log: slog.New(slog.DiscardHandler), MaxBody: 1 << 20}, nil)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = s.Serve(l) }()
+	probe, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer probe.Close()
+	if _, err := http.Get("http://" + l.Addr().String()); err != nil { // accepted after the probe
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if err := s.Shutdown(ctx); err != nil {
+		t.Errorf("the stop waited for a connection without a request: %v", err)
+	}
+	<-done
+}
