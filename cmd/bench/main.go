@@ -35,6 +35,7 @@ var (
 	rounds  = flag.Int("rounds", 3, "interleaved rounds of each measurement")
 	seconds = flag.Duration("duration", 2*time.Second, "length of one round")
 	many    = flag.Int("agents", 10000, "agents of the largest accept round and of the memory round")
+	only    = flag.String("only", "", "one part: accept, replies, memory or starts")
 	serve   = flag.String("serve", "", "internal: run a reference server, echo or script")
 	listen  = flag.String("listen", "", "internal: its address")
 	store   = flag.String("store", "", "internal: its store")
@@ -296,7 +297,6 @@ func median(fs []figures) figures {
 }
 
 func (b *bench) run() error {
-	fmt.Printf("%-34s %10s %10s %10s %12s %s\n", "accepted messages", "per s", "p50", "p99", "cpu/message", "ratio to the bare script handler, failed")
 	everysec, err := b.redis("everysec")
 	if err != nil {
 		return err
@@ -305,18 +305,30 @@ func (b *bench) run() error {
 	if err != nil {
 		return err
 	}
-	for _, s := range []struct{ name, url string }{{"redis everysec", everysec}, {"redis always", always}, {"embedded", ""}} {
-		if err := b.accept(s.name, s.url); err != nil {
-			return fmt.Errorf("%s: %w", s.name, err)
+	for _, part := range []struct {
+		name string
+		run  func() error
+	}{
+		{"accept", func() error {
+			fmt.Printf("%-34s %10s %10s %10s %12s %s\n", "accepted messages", "per s", "p50", "p99", "cpu/message", "ratio to the bare script handler, failed")
+			for _, s := range []struct{ name, url string }{{"redis everysec", everysec}, {"redis always", always}, {"embedded", ""}} {
+				if err := b.accept(s.name, s.url); err != nil {
+					return fmt.Errorf("%s: %w", s.name, err)
+				}
+			}
+			return nil
+		}},
+		{"replies", func() error { return b.replies(everysec) }},
+		{"memory", b.memory},
+		{"starts", b.starts},
+	} {
+		if *only == "" || *only == part.name {
+			if err := part.run(); err != nil {
+				return err
+			}
 		}
 	}
-	if err := b.replies(everysec); err != nil {
-		return err
-	}
-	if err := b.memory(); err != nil {
-		return err
-	}
-	return b.starts()
+	return nil
 }
 
 // accept measures the acceptance in rounds interleaved with the references.
