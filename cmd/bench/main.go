@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -47,6 +48,7 @@ func main() {
 		reference()
 		return
 	}
+	runtime.LockOSThread() // the servers die with the thread that started them, also when this is killed
 	b := &bench{}
 	defer b.close()
 	if err := b.run(); err != nil {
@@ -139,6 +141,7 @@ func (b *bench) start(env []string, name string, args ...string) (*exec.Cmd, err
 	}
 	defer log.Close()
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
