@@ -53,6 +53,8 @@ func startProvider(t *testing.T) *provider {
 			w.Header().Set("Retry-After", "3")
 			w.WriteHeader(529)
 			fmt.Fprint(w, `{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}`)
+		case bytes.Contains(body, []byte("probe-garbage")):
+			fmt.Fprint(w, strings.Repeat("x", 40))
 		case bytes.Contains(body, []byte("probe-cut")):
 			w.Header().Set("Content-Type", "text/event-stream")
 			fmt.Fprint(w, "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"usage\":{\"input_tokens\":1,\"output_tokens\":1}}}\n\n")
@@ -225,6 +227,9 @@ func TestLLM_3_WhatIsForwarded(t *testing.T) {
 		t.Errorf("the cut stream has an end: %s", a.body)
 	}
 	w.until("LLM-6: 41 characters are charged as 11 tokens", func() bool { return used() == before+11 })
+	if _, err := run.try("POST", messagesPath, `{"model":"probe-garbage","max_tokens":50,"messages":[]}`); used() != before+21 {
+		t.Errorf("LLM-6: an answer without usage was relayed for %v tokens (%v)", used()-before-11, err)
+	}
 
 	w.want(w.call("POST", "/v1/agent/"+id+"/balance", map[string]any{"amount": 20, "type": "set"}), 200)
 	run.want(run.call("POST", messagesPath, body), 200)

@@ -20,6 +20,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"troupe/actors/account"
 	"troupe/actors/agent"
@@ -68,15 +69,19 @@ const (
 
 // Gateway serves model calls.
 type Gateway struct {
-	cfg Config
-	wg  sync.WaitGroup
+	cfg     Config
+	wg      sync.WaitGroup
+	closing chan struct{}
 }
 
 // New returns a gateway.
-func New(cfg Config) *Gateway { return &Gateway{cfg: cfg} }
+func New(cfg Config) *Gateway { return &Gateway{cfg: cfg, closing: make(chan struct{})} }
 
-// Close waits for charges that are still being retried.
-func (g *Gateway) Close() { g.wg.Wait() }
+// Close tries open charges once more. One that fails again ends as a reservation that nobody renews: fully used (LLM-7).
+func (g *Gateway) Close() {
+	close(g.closing)
+	g.wg.Wait()
+}
 
 // Routes is the table of this room.
 func (g *Gateway) Routes() []route.Route {
@@ -409,6 +414,9 @@ func (k *call) send(c *route.Call, cr *credential, body []byte) (route.Response,
 		}
 		if json.Unmarshal(b, &m) == nil {
 			k.usage = m.Usage
+		} else { // cut at the limit, or no answer of the Messages API: what is relayed is paid for
+			k.runes = int64(utf8.RuneCount(b))
+			k.settle(true)
 		}
 	}
 	k.settle(false) // an upstream error costs nothing (LLM-7)
@@ -495,9 +503,17 @@ func (k *call) settle(broken bool) {
 	go func() {
 		defer k.g.wg.Done()
 		for pause := 200 * time.Millisecond; pause < 30*time.Second; pause *= 2 { // then the reservation ends as fully used
-			time.Sleep(pause)
+			closing := false
+			select {
+			case <-time.After(pause):
+			case <-k.g.closing:
+				closing = true
+			}
 			if k.try(s) == nil {
 				return
+			}
+			if closing {
+				break
 			}
 		}
 		k.g.cfg.Log.Error("model call could not be charged", "agent_id", k.id, "call", k.call)
