@@ -101,13 +101,10 @@ func (r *rest) delete(c *route.Call) (route.Response, error) {
 	if err != nil {
 		return route.Response{}, err
 	}
-	doc, err := c.Doc()
-	if err != nil {
-		return route.Response{}, err
-	}
-	errs := &field.Errors{}
-	force, _ := field.Read(doc, "", errs).Bool("force")
-	if err := errs.Err(); err != nil {
+	var force bool
+	if err := readBody(c, func(rd field.Reader) {
+		force, _ = rd.Bool("force")
+	}); err != nil {
 		return route.Response{}, err
 	}
 	if _, err := agentclient.Ask[struct{}](c.Ctx, r.Agents, v.Spec.ID, protocol.Delete, protocol.DeleteCommand{Force: force}); err != nil {
@@ -135,15 +132,11 @@ func (r *rest) status(c *route.Call) (route.Response, error) {
 	if err != nil {
 		return route.Response{}, err
 	}
-	doc, err := c.Doc()
-	if err != nil {
-		return route.Response{}, err
-	}
-	errs := &field.Errors{}
-	rd := field.Read(doc, "", errs)
-	rd.Require("status")
-	want, _ := rd.String("status", field.Text{Enum: []string{"active", "paused", "stopped"}})
-	if err := errs.Err(); err != nil {
+	var want string
+	if err := readBody(c, func(rd field.Reader) {
+		rd.Require("status")
+		want, _ = rd.String("status", field.Text{Enum: []string{"active", "paused", "stopped"}})
+	}); err != nil {
 		return route.Response{}, err
 	}
 	verb, _ := agent.SetVerb(want)
@@ -159,20 +152,17 @@ func (r *rest) balance(c *route.Call) (route.Response, error) {
 	if err != nil {
 		return route.Response{}, err
 	}
-	doc, err := c.Doc()
-	if err != nil {
-		return route.Response{}, err
-	}
-	errs := &field.Errors{}
-	rd := field.Read(doc, "", errs)
-	rd.Require("amount", "type")
-	typ, _ := rd.String("type", field.Text{Enum: []string{"increment", "set"}})
-	lo := -agent.MaxTokens
-	if typ == "set" {
-		lo = 0
-	}
-	amount, _ := rd.Int("amount", lo, agent.MaxTokens, false)
-	if err := errs.Err(); err != nil {
+	var typ string
+	var amount int64
+	if err := readBody(c, func(rd field.Reader) {
+		rd.Require("amount", "type")
+		typ, _ = rd.String("type", field.Text{Enum: []string{"increment", "set"}})
+		lo := -agent.MaxTokens
+		if typ == "set" {
+			lo = 0
+		}
+		amount, _ = rd.Int("amount", lo, agent.MaxTokens, false)
+	}); err != nil {
 		return route.Response{}, err
 	}
 	res, err := agentclient.Ask[protocol.BalanceResult](c.Ctx, r.Agents, v.Spec.ID, protocol.Balance, agent.BalanceChange{Set: typ == "set", Amount: amount})

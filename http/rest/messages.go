@@ -260,13 +260,9 @@ func (r *rest) markRead(c *route.Call) (route.Response, error) {
 	if err != nil {
 		return route.Response{}, err
 	}
-	doc, err := c.Doc()
-	if err != nil {
-		return route.Response{}, err
-	}
-	errs := &field.Errors{}
-	ids, malformed := ReadIDs(field.Read(doc, "", errs))
-	if err := errs.Err(); err != nil {
+	var ids []agent.MessageID
+	var malformed []string
+	if err := readBody(c, func(rd field.Reader) { ids, malformed = ReadIDs(rd) }); err != nil {
 		return route.Response{}, err
 	}
 	res, err := agentclient.Ask[protocol.MarkResult](c.Ctx, r.Agents, v.Spec.ID, protocol.Read, protocol.ReadCommand{IDs: ids})
