@@ -37,6 +37,7 @@ var (
 	seconds = flag.Duration("duration", 2*time.Second, "length of one round")
 	many    = flag.Int("agents", 10000, "agents of the largest accept round and of the memory round")
 	only    = flag.String("only", "", "one part: accept, replies, memory or starts")
+	on      = flag.String("on", "", "accept on one store: embedded, everysec or always")
 	serve   = flag.String("serve", "", "internal: run a reference server, echo or script")
 	listen  = flag.String("listen", "", "internal: its address")
 	store   = flag.String("store", "", "internal: its store")
@@ -152,7 +153,8 @@ func (b *bench) start(env []string, name string, args ...string) (*exec.Cmd, err
 func (b *bench) redis(fsync string) (string, error) {
 	addr := freeAddr()
 	_, port, _ := net.SplitHostPort(addr)
-	if _, err := b.start(nil, "redis-server", "--port", port, "--bind", "127.0.0.1", "--dir", b.dir(), "--appendonly", "yes", "--appendfsync", fsync, "--save", ""); err != nil {
+	if _, err := b.start(nil, "redis-server", "--port", port, "--bind", "127.0.0.1", "--dir", b.dir(), "--appendonly", "yes", "--appendfsync", fsync, "--save", "",
+		"--auto-aof-rewrite-percentage", "0"); err != nil {
 		return "", fmt.Errorf("redis-server (apt-get install redis-server): %w", err)
 	}
 	return "redis://" + addr, dial(addr)
@@ -313,8 +315,11 @@ func (b *bench) run() error {
 		run  func() error
 	}{
 		{"accept", func() error {
-			fmt.Printf("%-34s %10s %10s %10s %12s %s\n", "accepted messages", "per s", "p50", "p99", "cpu/message", "ratio to the bare script handler, failed")
-			for _, s := range []struct{ name, url string }{{"redis everysec", everysec}, {"redis always", always}, {"embedded", ""}} {
+			fmt.Printf("%-40s %10s %10s %10s %12s %s\n", "accepted messages", "per s", "p50", "p99", "cpu/message", "ratio to the bare script handler, failed")
+			for _, s := range []struct{ name, url string }{{"embedded", ""}, {"redis everysec", everysec}, {"redis always", always}} {
+				if *on != "" && !strings.HasSuffix(s.name, *on) {
+					continue
+				}
 				if err := b.accept(s.name, s.url); err != nil {
 					return fmt.Errorf("%s: %w", s.name, err)
 				}
@@ -336,14 +341,16 @@ func (b *bench) run() error {
 
 // accept measures the acceptance in rounds interleaved with the references.
 func (b *bench) accept(name, url string) error {
-	n, err := b.node(url, "TROUPE_PROCESS_LIMIT=1")
+	idle, err := b.idleRunner()
 	if err != nil {
 		return err
 	}
-	counts := []int{1, 100, *many}
-	if url == "" {
-		counts = []int{1, 100}
+	n, err := b.node(url, "TROUPE_PROCESS_LIMIT=1", "TROUPE_SANDBOX=off", "TROUPE_START_TIMEOUT=1h", "TROUPE_RUNNER="+idle)
+	if err != nil {
+		return err
 	}
+	counts := slices.DeleteFunc([]int{1, 100, *many}, func(c int) bool { return c > *many })
+	counts = slices.Compact(counts)
 	ids, err := n.prepare(counts[len(counts)-1])
 	if err != nil {
 		return err
@@ -366,32 +373,42 @@ func (b *bench) accept(name, url string) error {
 		}
 		refs[kind] = r
 	}
-	got := map[string][]figures{}
+	// The references of one case see the same agents, in the same round.
+	type row struct{ kind, agents string }
+	var rows []row
+	got := map[row][]figures{}
 	for range *rounds {
-		for kind, r := range refs {
-			got[kind] = append(got[kind], load(r.addr, r.cmd.Process.Pid, ids[:min(100, len(ids))]))
-		}
+		rows = rows[:0]
 		for _, c := range counts {
-			k := fmt.Sprintf("%d agents", c)
-			got[k] = append(got[k], load(n.addr, n.cmd.Process.Pid, ids[:c]))
-		}
-	}
-	base := 0.0
-	if len(got["script"]) > 0 {
-		base = median(got["script"]).rate
-	}
-	for _, k := range []string{"echo", "script", "1 agents", "100 agents", fmt.Sprintf("%d agents", *many)} {
-		if fs := got[k]; len(fs) > 0 {
-			f := median(fs)
-			ratio := "-"
-			if base > 0 {
-				ratio = fmt.Sprintf("%.2f", f.rate/base)
+			for _, kind := range []string{"echo", "script", "troupe"} {
+				r := refs[kind]
+				if kind == "troupe" {
+					r = n
+				}
+				if r == nil || kind == "echo" && c != counts[0] {
+					continue
+				}
+				k := row{kind, fmt.Sprintf("%d agents", c)}
+				rows = append(rows, k)
+				got[k] = append(got[k], load(r.addr, r.cmd.Process.Pid, ids[:c]))
 			}
-			fmt.Printf("%-34s %10.0f %10s %10s %12s %s, %d\n", name+", "+k, f.rate, f.p50.Round(10*time.Microsecond), f.p99.Round(10*time.Microsecond), f.cpu.Round(time.Microsecond), ratio, f.failed)
 		}
+	}
+	for _, k := range rows {
+		f, ratio := median(got[k]), "-"
+		if base := got[row{"script", k.agents}]; len(base) > 0 {
+			ratio = fmt.Sprintf("%.2f", f.rate/median(base).rate)
+		}
+		fmt.Printf("%-40s %10.0f %10s %10s %12s %s, %d\n", name+", "+k.kind+", "+k.agents, f.rate, f.p50.Round(10*time.Microsecond), f.p99.Round(10*time.Microsecond), f.cpu.Round(time.Microsecond), ratio, f.failed)
 	}
 	_ = n.cmd.Process.Signal(syscall.SIGTERM)
 	return nil
+}
+
+// idleRunner makes a runner that never attaches. It keeps the only place, so that no pod comes or goes while acceptance is measured.
+func (b *bench) idleRunner() (string, error) {
+	path := filepath.Join(b.dir(), "runner")
+	return path, os.WriteFile(path, []byte("#!/bin/sh\nexec sleep 3600\n"), 0o700)
 }
 
 // prepare makes paused agents: nothing but the acceptance is measured.
@@ -472,7 +489,7 @@ func (b *bench) memory() error {
 	if err != nil {
 		return err
 	}
-	time.Sleep(2 * time.Second)
+	time.Sleep(15 * time.Second) // idle: what making them left behind is given back
 	full := rss(n.cmd.Process.Pid)
 	fmt.Printf("memory: empty node %.0f MiB, %d activated idle agents +%.0f MiB, %.1f KiB each (target ≤ 100 MiB for 10,000)\n", empty, len(st), full-empty, (full-empty)*1024/float64(len(st)))
 	_ = n.cmd.Process.Signal(syscall.SIGTERM)

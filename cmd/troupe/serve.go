@@ -9,7 +9,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"reflect"
-	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -17,9 +16,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
-
-// gcPercent trades a little processor time for memory: most of a node's heap is idle activations.
-const gcPercent = 50
 
 func serveCommand() *cobra.Command {
 	return nodeCommand("serve", "Run a node of the control plane", `Runs one node. Several nodes that share one store form a cluster.
@@ -85,9 +81,10 @@ func runNode(cfg Config) error {
 	defer stop()
 	started := time.Now()
 	open, cancel := context.WithTimeout(ctx, 15*time.Second)
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
+	pacing := make(chan struct{})
+	pace, endPace := context.WithCancel(context.Background())
+	go func() { defer close(pacing); paceHeap(pace) }()
+	defer func() { endPace(); <-pacing }()
 	n, err := startNode(open, cfg, log)
 	cancel()
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 
 // Limits of the pipelines.
 const (
-	lanes      = 2    // pipelines in flight at once
+	lanes      = 4    // pipelines in flight at once
 	laneQueue  = 4096 // calls that may wait per lane; more are refused
 	maxBatch   = 128  // calls per pipeline
 	callExpiry = 2 * time.Second

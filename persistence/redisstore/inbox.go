@@ -2,7 +2,10 @@ package redisstore
 
 import (
 	"context"
+	"errors"
+	"math"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -11,37 +14,88 @@ import (
 	"troupe/actors/fault"
 )
 
-// Accept implements agent.Inbox. The agent's pending stamp goes first: in the same pipeline on one primary, awaited on a
-// Cluster, where the script then refuses to run more than four seconds after it (ARCHITECTURE, invariant 4).
-func (s *Store) Accept(ctx context.Context, a *agent.Acceptance) (agent.Accepted, error) {
-	shard := shardOf(a.Agent)
-	now := s.now()
-	stamp := redis.NewIntCmd(ctx, "zadd", clockKey(shard, "p"), now.UnixMilli(), string(a.Agent))
+// Limits of the pending stamp (ARCHITECTURE, invariant 4). The sweep takes entries older than five seconds.
+const (
+	stampLife  = 4 * time.Second // an acceptance that runs later than this after its stamp is refused
+	stampShare = 2 * time.Second // acceptances this soon after a stamp go without one of their own
+	maxStamps  = 50000
+)
+
+// stamps remembers when this node last put an agent into the pending set, as far as that is known to be durable, so that
+// acceptances in quick succession share one entry.
+type stamps struct {
+	mu sync.Mutex
+	at map[agent.ID]time.Time
+}
+
+func (s *stamps) last(id agent.ID) time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.at[id]
+}
+
+func (s *stamps) note(id agent.ID, at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.at) >= maxStamps {
+		clear(s.at)
+	}
+	s.at[id] = at
+}
+
+// Accept implements agent.Inbox. The agent's pending stamp goes first, unless there is a fresh one: in the same pipeline on
+// one primary, awaited on a Cluster. The script refuses to run too long after it; then a new stamp is made, once.
+func (s *Store) Accept(ctx context.Context, a *agent.Acceptance) (out agent.Accepted, err error) {
+	for range 2 {
+		stamped := s.stamps.last(a.Agent)
+		if s.now().Sub(stamped) > stampShare {
+			stamped = time.Time{}
+		}
+		var late bool
+		if out, late, err = s.accept(ctx, a, stamped); !late {
+			return out, err
+		}
+		s.stamps.note(a.Agent, time.Time{})
+	}
+	return out, err
+}
+
+func (s *Store) accept(ctx context.Context, a *agent.Acceptance, stamped time.Time) (out agent.Accepted, late bool, err error) {
+	shard, lane := shardOf(a.Agent), int(s.turns.Add(1)) // calls that run at once have no order: any lane will do
 	var before []redis.Cmder
-	latest := "0"
-	if s.cluster {
-		if err := s.batch.do(ctx, shard, stamp); err != nil {
-			return agent.Accepted{}, err
-		}
-		if err := stamp.Err(); err != nil {
-			return agent.Accepted{}, storeErr(err)
-		}
-		latest = strconv.FormatInt(now.Add(4*time.Second).UnixMilli(), 10)
-	} else {
-		before = append(before, stamp)
+	fresh := stamped.IsZero()
+	if fresh {
+		stamped = s.now()
+		before = append(before, redis.NewIntCmd(ctx, "zadd", clockKey(shard, "p"), "gt", stamped.UnixMilli(), string(a.Agent)))
 	}
-	keys, args := acceptance(a, latest)
-	res, err := s.script(ctx, shard, acceptScript, keys, args, before...)
+	if s.cluster && fresh { // another slot, another master: it must be durable first
+		if err := s.batch.do(ctx, lane, before...); err != nil {
+			return agent.Accepted{}, false, err
+		}
+		if err := before[0].Err(); err != nil {
+			return agent.Accepted{}, false, storeErr(err)
+		}
+		before = nil
+	}
+	keys, args := acceptance(a, stamped.Add(stampLife).UnixMilli())
+	res, err := s.script(ctx, lane, acceptScript, keys, args, before...)
 	if err != nil {
-		return agent.Accepted{}, err
+		return agent.Accepted{}, false, err
 	}
-	return accepted(res, a.Limit)
+	if fresh && (len(before) == 0 || before[0].Err() == nil) {
+		s.stamps.note(a.Agent, stamped)
+	}
+	if reply(res).str(0) == "late" {
+		return agent.Accepted{}, true, fault.Store(errors.New("an acceptance came too long after its pending stamp"))
+	}
+	out, err = accepted(res, a.Limit)
+	return out, false, err
 }
 
 // AcceptAlone runs the accept script in a round trip of its own, without the pending stamp. It is the reference that
 // benchmarks compare with; nothing else calls it.
 func (s *Store) AcceptAlone(ctx context.Context, a *agent.Acceptance) (agent.Accepted, error) {
-	keys, args := acceptance(a, "0")
+	keys, args := acceptance(a, math.MaxInt64)
 	res, err := acceptScript.cmdRun(ctx, s, keys, args)
 	if err != nil {
 		return agent.Accepted{}, err
@@ -50,7 +104,7 @@ func (s *Store) AcceptAlone(ctx context.Context, a *agent.Acceptance) (agent.Acc
 }
 
 // acceptance makes the keys and arguments of the accept script.
-func acceptance(a *agent.Acceptance, latest string) (keys []string, args []any) {
+func acceptance(a *agent.Acceptance, latestMS int64) (keys []string, args []any) {
 	k := keysOf(a.Agent)
 	idemKey, hash := k.head(), ""
 	if a.Idem != nil {
@@ -61,11 +115,9 @@ func acceptance(a *agent.Acceptance, latest string) (keys []string, args []any) 
 		interrupt = "1"
 	}
 	event := `{"message_id":"` + a.ID.String() + `","role":"user","channel":"` + string(a.Body.Channel) + `"}`
-	return []string{k.head(), k.bodies(), k.marks(), k.order(), k.pending(), k.events(), k.conversations(), k.counters(), k.party(a.Body.Counterparty), idemKey},
-		[]any{string(a.Account), string(a.ID), agent.Encode(&a.Body), pendingMark, a.Body.Counterparty, string(a.Body.Channel), a.Limit, interrupt, hash, ttlIdempotency, latest, event}
+	return []string{k.head(), k.bodies(), k.order(), k.pending(), k.events(), k.conversations(), k.counters(), k.party(a.Body.Counterparty), idemKey},
+		[]any{string(a.Account), string(a.ID), agent.Encode(&a.Body), a.Body.Counterparty, string(a.Body.Channel), a.Limit, interrupt, hash, ttlIdempotency, latestMS, event}
 }
-
-var pendingMark = string(agent.Encode(agent.Mark{Status: agent.Pending}))
 
 func accepted(res any, limit int) (agent.Accepted, error) {
 	r := reply(res)

@@ -8,12 +8,12 @@ import "troupe/actors/agent"
 //	                        balance used odt odu (L,C) · mseq eseq cseq mcount last intr (A,C) · turn lturn tend session (C)
 //	                        inc repoch ratt rlease rbeat rsub rexec rinfo (C,B)
 //	a:{id}:m        hash    message id → seq:created:body            A C
-//	a:{id}:k        hash    message id → mark                        A C
+//	a:{id}:k        hash    message id → mark; none: pending         C
 //	a:{id}:o        zset    message id by seq                        A C
 //	a:{id}:p        zset    pending message id by seq                A C
 //	a:{id}:o:PARTY  zset    message id of one counterparty by seq    A C
 //	a:{id}:cv       zset    counterparty by time of last message     A C
-//	a:{id}:cc       hash    PARTY:t total, :u unread, :c channel     A C
+//	a:{id}:cc       hash    PARTY:u unread, :c channel               A C
 //	a:{id}:e        stream  events, id seq-0, newest 10000           A C N
 //	a:{id}:c        zset    runner commands by seq                   C
 //	a:{id}:r        hash    kind/id → record                         C N

@@ -14,6 +14,9 @@ import (
 // scanChunk is how many messages a filtered list reads at a time.
 const scanChunk = 200
 
+// pendingMark stands for the mark of a message that has none yet.
+var pendingMark = string(agent.Encode(agent.Mark{Status: agent.Pending}))
+
 // fetch reads messages by id, in the order given; ids that are unknown are left out.
 func (s *Store) fetch(ctx context.Context, id agent.ID, ids []string) ([]agent.Message, error) {
 	if len(ids) == 0 {
@@ -39,6 +42,9 @@ func (s *Store) fetch(ctx context.Context, id agent.ID, ids []string) ([]agent.M
 		mark, _ := m.Val()[i].(string)
 		if !ok {
 			continue
+		}
+		if mark == "" {
+			mark = pendingMark
 		}
 		seq, rest, _ := strings.Cut(raw, ":")
 		at, body, _ := strings.Cut(rest, ":")
@@ -164,12 +170,15 @@ func (s *Store) Conversations(ctx context.Context, id agent.ID, beforeMS int64, 
 	rows := make([]agent.ConversationRow, 0, limit)
 	for _, z := range zs[:min(len(zs), limit)] {
 		party, _ := z.Member.(string)
-		c, err := s.rdb.HMGet(ctx, k.counters(), party+":t", party+":u", party+":c").Result()
-		if err != nil {
-			return nil, false, storeErr(err)
+		c, total := redis.NewSliceCmd(ctx, "hmget", k.counters(), party+":u", party+":c"), redis.NewIntCmd(ctx, "zcard", k.party(party))
+		if err := s.batch.do(ctx, shardOf(id), c, total); err != nil {
+			return nil, false, err
 		}
-		v := values(c)
-		rows = append(rows, agent.ConversationRow{Party: party, Total: v.num(0), Unread: max(0, v.num(1)), Channel: agent.Channel(v.str(2)), LastMS: int64(z.Score)})
+		if err := firstErr(c.Err(), total.Err()); err != nil {
+			return nil, false, fault.Store(err)
+		}
+		v := values(c.Val())
+		rows = append(rows, agent.ConversationRow{Party: party, Total: total.Val(), Unread: max(0, v.num(0)), Channel: agent.Channel(v.str(1)), LastMS: int64(z.Score)})
 	}
 	return rows, more, nil
 }

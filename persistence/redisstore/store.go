@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"troupe/actors/agent"
 )
 
 //go:embed scripts/*.lua
@@ -74,6 +76,8 @@ type Store struct {
 	rdb     redis.UniversalClient
 	batch   *batcher
 	hub     *hub
+	stamps  stamps
+	turns   atomic.Uint32 // of acceptances among the lanes
 	cluster bool
 	offset  atomic.Int64 // the store's clock minus ours, ns, as last seen
 }
@@ -96,7 +100,7 @@ func Open(ctx context.Context, url string) (*Store, error) {
 		_ = rdb.Close()
 		return nil, fmt.Errorf("reach the store at %v: %w", opt.Addrs, err)
 	}
-	s := &Store{rdb: rdb, batch: newBatcher(rdb), hub: newHub(rdb)}
+	s := &Store{rdb: rdb, batch: newBatcher(rdb), hub: newHub(rdb), stamps: stamps{at: map[agent.ID]time.Time{}}}
 	_, s.cluster = rdb.(*redis.ClusterClient)
 	if t, err := rdb.Time(ctx).Result(); err == nil {
 		s.sync(t)

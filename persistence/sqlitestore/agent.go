@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"strings"
 
 	"troupe/actors/account"
 	"troupe/actors/agent"
@@ -24,22 +25,28 @@ func (s *Store) Create(ctx context.Context, c *agent.Creation) (at int64, err er
 			return nil
 		}
 		at = now()
-		t.exec(`INSERT INTO agent (id, account, spec, state, version, created, last, balance, status, card) VALUES (?,?,?,?,1,?,?,?,'active',?)`,
-			id, string(c.Spec.Account), agent.Encode(&c.Spec), agent.Encode(&c.State), at, at, c.Balance, string(c.Spec.MakeCard()))
+		t.exec(`INSERT INTO agent (id, account, version, created, last, balance, status, card, eseq) VALUES (?,?,1,?,?,?,'active',?,1)`,
+			id, string(c.Spec.Account), at, at, c.Balance, string(c.Spec.MakeCard()))
+		t.exec(`INSERT INTO snapshot VALUES (?,?,?)`, id, agent.Encode(&c.Spec), agent.Encode(&c.State))
 		if c.Files != nil {
 			t.exec(`INSERT INTO record VALUES (?,?,'initial',0,?)`, id, agent.RecordFiles, c.Files)
 		}
-		t.event(id, at, "agent.status", []byte(`{"status":"active","previous":"active","reason":null}`))
+		t.event(id, 1, at, "agent.status", []byte(`{"status":"active","previous":"active","reason":null}`))
 		t.arm(id, c.Due)
 		return nil
 	})
 	return at, err
 }
 
-func (t *tx) event(id string, at int64, typ string, data []byte) {
-	t.exec(`UPDATE agent SET eseq=eseq+1 WHERE id=?`, id)
-	t.exec(`INSERT INTO event SELECT id, eseq, ?, ?, ? FROM agent WHERE id=?`, at, typ, data, id)
-	t.exec(`DELETE FROM event WHERE agent=? AND seq <= (SELECT eseq FROM agent WHERE id=?) - 10000`, id, id)
+// Retention of events (EVT-4); older ones are dropped now and then.
+const keptEvents, dropEvery = 10000, 64
+
+// event appends to the agent's event log. The caller keeps eseq.
+func (t *tx) event(id string, seq, at int64, typ string, data []byte) {
+	t.exec(`INSERT INTO event VALUES (?,?,?,?,?)`, id, seq, at, typ, data)
+	if seq%dropEvery == 0 {
+		t.exec(`DELETE FROM event WHERE agent=? AND seq<=?`, id, seq-keptEvents)
+	}
 }
 
 // arm brings the agent's alarm forward, never back.
@@ -62,47 +69,78 @@ func (s *Store) Accept(ctx context.Context, a *agent.Acceptance) (out agent.Acce
 }
 
 func (t *tx) accept(a *agent.Acceptance, out *agent.Accepted) error {
+	*out = agent.Accepted{}
 	id := string(a.Agent)
 	var acct, status, reason, deleted string
-	var last int64
-	if !t.row(`SELECT account, status, reason, deleted, last FROM agent WHERE id=?`, args(id), &acct, &status, &reason, &deleted, &last) ||
+	var last, mseq, eseq int64
+	var waiting int
+	if !t.row(`SELECT account, status, reason, deleted, last, mseq, eseq, waiting FROM agent WHERE id=?`, args(id), &acct, &status, &reason, &deleted, &last, &mseq, &eseq, &waiting) ||
 		deleted != "" || a.Account != "" && acct != string(a.Account) {
 		return agent.Gone()
 	}
-	out.Status = agent.Status(status)
+	out.Status, out.ID = agent.Status(status), a.ID
 	var hash, ref string
 	if a.Idem != nil && t.row(`SELECT hash, ref FROM idem WHERE owner=? AND key=? AND expires>?`, args(id, a.Idem.Key, now()), &hash, &ref) {
 		if hash != a.Idem.Hash {
 			return reused()
 		}
 		out.ID = agent.MessageID(ref)
-	} else {
-		out.ID = a.ID
-	}
-	if t.row(`SELECT seq, created FROM message WHERE agent=? AND id=?`, args(id, string(out.ID)), &out.Seq, &out.CreatedMS) {
-		out.Replayed = true
+		t.replay(id, out)
 		return nil
 	}
 	if err := out.Status.Accepts(reason); err != nil {
+		if t.replay(id, out) { // what was accepted before stays accepted
+			return nil
+		}
 		return err
 	}
-	var waiting int
-	t.row(`SELECT count(*) FROM message WHERE agent=? AND pending=1`, args(id), &waiting)
 	if waiting >= a.Limit {
+		if t.replay(id, out) {
+			return nil
+		}
 		return agent.QueueFull(a.Limit)
 	}
-	out.CreatedMS = max(now(), last)
-	t.exec(`UPDATE agent SET mseq=mseq+1, mcount=mcount+1, last=?, intr=CASE WHEN ? THEN mseq+1 ELSE intr END WHERE id=?`,
-		out.CreatedMS, a.Body.QueueMode == "interrupt", id)
-	t.row(`SELECT mseq FROM agent WHERE id=?`, args(id), &out.Seq)
-	t.exec(`INSERT INTO message VALUES (?,?,?,?,?,1,?,?)`, id, out.Seq, string(a.ID), out.CreatedMS, a.Body.Counterparty, agent.Encode(&a.Body), agent.Encode(agent.Mark{Status: agent.Pending}))
+	out.Seq, out.CreatedMS = mseq+1, max(now(), last)
+	if t.exec(`INSERT INTO message VALUES (?,?,?,?,?,?,1,?,?) ON CONFLICT DO NOTHING`, id, out.Seq, string(a.ID), out.CreatedMS, a.Body.Counterparty, a.Body.Counterparty == acct, agent.Encode(&a.Body), pendingMark) == 0 {
+		t.replay(id, out)
+		return nil
+	}
+	t.exec(`UPDATE agent SET mseq=?1, mcount=mcount+1, last=?2, eseq=eseq+1, waiting=waiting+1, qmin=iif(waiting=0, ?1, qmin), intr=iif(?3, ?1, intr) WHERE id=?4`,
+		out.Seq, out.CreatedMS, a.Body.QueueMode == "interrupt", id)
 	t.talk(id, a.Body.Counterparty, out.CreatedMS, 1, a.Body.Channel)
-	t.event(id, out.CreatedMS, "message.pending", []byte(`{"message_id":"`+a.ID.String()+`","role":"user","channel":"`+string(a.Body.Channel)+`"}`))
+	t.event(id, eseq+1, out.CreatedMS, "message.pending", []byte(`{"message_id":"`+a.ID.String()+`","role":"user","channel":"`+string(a.Body.Channel)+`"}`))
 	if a.Idem != nil {
 		t.exec(`INSERT OR REPLACE INTO idem VALUES (?,?,?,?,NULL,0,?)`, id, a.Idem.Key, a.Idem.Hash, string(a.ID), now()+idemTTL)
 	}
-	t.exec(`INSERT INTO alarm VALUES ('p',?,?) ON CONFLICT DO UPDATE SET at=excluded.at`, id, now())
+	t.stamp(id)
 	return nil
+}
+
+// stampShare is how long one pending stamp serves: acceptances this soon after it go without one of their own. The sweep takes
+// stamps older than five seconds.
+const stampShare, maxStamps = 2000, 50000
+
+// stamp puts the agent into the pending set, so that the sweep finds it if the hint is lost.
+func (t *tx) stamp(id string) {
+	at := now()
+	if at-t.stamps[id] < stampShare {
+		return
+	}
+	if t.fresh == nil {
+		t.fresh = map[string]int64{}
+	}
+	if _, done := t.fresh[id]; !done {
+		t.fresh[id] = at // known to others once this transaction is durable
+		t.exec(`INSERT INTO alarm VALUES ('p',?,?) ON CONFLICT DO UPDATE SET at=excluded.at`, id, at)
+	}
+}
+
+var pendingMark = agent.Encode(agent.Mark{Status: agent.Pending})
+
+// replay answers with the message that was accepted before under the same id, if there is one.
+func (t *tx) replay(id string, out *agent.Accepted) bool {
+	out.Replayed = t.row(`SELECT seq, created FROM message WHERE agent=? AND id=?`, args(id, string(out.ID)), &out.Seq, &out.CreatedMS)
+	return out.Replayed
 }
 
 // Commit implements agent.Snapshots.
@@ -114,28 +152,45 @@ func (s *Store) Commit(ctx context.Context, c *agent.Commit) (out agent.Committe
 	return out, nil
 }
 
+// head is what a commit reads of an agent's row, moves along, and writes back in one statement.
+type head struct {
+	account                                 string
+	mseq, eseq, cseq, mcount, waiting, qmin int64
+	names                                   []string // of the columns that change, with their values
+	values                                  []any
+}
+
+func (h *head) set(column string, v any) {
+	h.names, h.values = append(h.names, column+"=?"), append(h.values, v)
+}
+
 func (t *tx) commitAgent(c *agent.Commit, out *agent.Committed) error {
 	*out = agent.Committed{}
 	id := string(c.Agent)
-	if err := t.check(c, out); err != nil || out.Done != nil {
+	h := &head{}
+	if err := t.check(c, h, out); err != nil || out.Done != nil {
 		return err
 	}
-	if c.Balance != nil {
-		t.exec(`UPDATE agent SET balance=? WHERE id=?`, out.Balance, id)
-	}
-	t.exec(`UPDATE agent SET version=version+1, last=? WHERE id=?`, out.NowMS, id)
 	out.Version = c.Version + 1
-	for f, v := range c.Head {
-		t.exec(fmt.Sprintf(`UPDATE agent SET %s=? WHERE id=?`, headColumn(f)), headValue(f, v), id)
+	for _, f := range headFields { // in a fixed order: the statement is prepared once
+		if v, ok := c.Head[f]; ok {
+			h.set(f, headValue(f, v))
+		}
 	}
-	if c.Spec != nil {
-		t.exec(`UPDATE agent SET spec=? WHERE id=?`, c.Spec, id)
+	if c.Balance != nil {
+		h.set("balance", out.Balance)
 	}
-	if c.State != nil {
-		t.exec(`UPDATE agent SET state=? WHERE id=?`, c.State, id)
+	if c.Attach > 0 {
+		out.RunnerEpoch++
+		for _, f := range []string{"ratt", "rbeat"} {
+			h.set(f, out.NowMS)
+		}
+		h.set("repoch", out.RunnerEpoch)
+		h.set("rlease", out.NowMS+c.Attach)
+		h.set("rsub", 0)
 	}
-	t.messages(c, out)
-	t.commands(c)
+	t.messages(c, h, out)
+	t.commands(c, h)
 	for _, r := range c.Records {
 		if r.Body == nil {
 			t.exec(`DELETE FROM record WHERE agent=? AND kind=? AND id=?`, id, r.Kind, r.ID)
@@ -144,7 +199,8 @@ func (t *tx) commitAgent(c *agent.Commit, out *agent.Committed) error {
 		}
 	}
 	for _, e := range c.Events {
-		t.event(id, out.NowMS, e.Type, e.Data)
+		h.eseq++
+		t.event(id, h.eseq, out.NowMS, e.Type, e.Data)
 	}
 	if c.Idem != nil {
 		result := c.Idem.Result
@@ -153,16 +209,20 @@ func (t *tx) commitAgent(c *agent.Commit, out *agent.Committed) error {
 		}
 		t.exec(`INSERT OR REPLACE INTO idem VALUES (?,?,?,'',?,0,?)`, id, c.Idem.Key, c.Idem.Hash, result, now()+idemTTL)
 	}
-	if c.Attach > 0 {
-		t.exec(`UPDATE agent SET repoch=repoch+1, ratt=?, rbeat=?, rlease=?, rsub=0 WHERE id=?`, out.NowMS, out.NowMS, out.NowMS+c.Attach, id)
-		out.RunnerEpoch++
-	}
 	t.arm(id, c.Due)
+	for f, v := range map[string][]byte{"spec": c.Spec, "state": c.State} {
+		if v != nil {
+			t.exec(`UPDATE snapshot SET `+f+`=? WHERE agent=?`, v, id)
+		}
+	}
+	columns := append(h.names, "version=?", "last=?", "mseq=?", "eseq=?", "cseq=?", "mcount=?", "waiting=?", "qmin=?")
+	t.exec(`UPDATE agent SET `+strings.Join(columns, ", ")+` WHERE id=?`,
+		append(h.values, out.Version, out.NowMS, h.mseq, h.eseq, h.cseq, h.mcount, h.waiting, h.qmin, id)...)
 	return nil
 }
 
 // check holds everything that may refuse a commit; it comes before the first write.
-func (t *tx) check(c *agent.Commit, out *agent.Committed) error {
+func (t *tx) check(c *agent.Commit, h *head, out *agent.Committed) error {
 	id := string(c.Agent)
 	var member string
 	var epoch, version, inc, last int64
@@ -170,7 +230,8 @@ func (t *tx) check(c *agent.Commit, out *agent.Committed) error {
 	if member != c.Fence.Member || epoch != c.Fence.Epoch {
 		return fault.Lost("agent " + id)
 	}
-	if !t.row(`SELECT version, inc, repoch, balance, last FROM agent WHERE id=?`, args(id), &version, &inc, &out.RunnerEpoch, &out.Previous, &last) {
+	if !t.row(`SELECT version, inc, repoch, balance, last, mseq, eseq, cseq, mcount, waiting, qmin, account FROM agent WHERE id=?`, args(id), &version, &inc, &out.RunnerEpoch,
+		&out.Previous, &last, &h.mseq, &h.eseq, &h.cseq, &h.mcount, &h.waiting, &h.qmin, &h.account) {
 		return agent.Gone()
 	}
 	if c.Idem != nil && t.row(`SELECT result FROM idem WHERE owner=? AND key=? AND expires>?`, args(id, c.Idem.Key, now()), &out.Done) {
@@ -204,15 +265,9 @@ func (t *tx) check(c *agent.Commit, out *agent.Committed) error {
 	return nil
 }
 
-// headColumn guards the one place where a column is named by a variable.
-func headColumn(f string) string {
-	switch f {
-	case agent.HeadStatus, agent.HeadReason, agent.HeadCard, agent.HeadTurn, agent.HeadLastTurn, agent.HeadTurnEnd, agent.HeadSession,
-		agent.HeadIncarnation, agent.HeadLease, agent.HeadRunner, agent.HeadExecution, agent.HeadDeleted:
-		return f
-	}
-	panic("unknown head field " + f)
-}
+// headFields are the columns of agent that commits name, in the order in which they are written.
+var headFields = []string{agent.HeadStatus, agent.HeadReason, agent.HeadCard, agent.HeadTurn, agent.HeadLastTurn, agent.HeadTurnEnd, agent.HeadSession,
+	agent.HeadIncarnation, agent.HeadLease, agent.HeadRunner, agent.HeadExecution, agent.HeadDeleted}
 
 func headValue(f, v string) any {
 	switch f {
@@ -224,21 +279,24 @@ func headValue(f, v string) any {
 	return v
 }
 
-func (t *tx) messages(c *agent.Commit, out *agent.Committed) {
+func (t *tx) messages(c *agent.Commit, h *head, out *agent.Committed) {
 	id := string(c.Agent)
 	for _, a := range c.Append {
-		var seq int64
-		t.exec(`UPDATE agent SET mseq=mseq+1, mcount=mcount+1 WHERE id=?`, id)
-		t.row(`SELECT mseq FROM agent WHERE id=?`, args(id), &seq)
-		t.exec(`INSERT INTO message VALUES (?,?,?,?,?,0,?,?)`, id, seq, string(a.ID), out.NowMS, a.Body.Counterparty, agent.Encode(&a.Body), agent.Encode(&a.Mark))
+		h.mseq++
+		h.mcount++
+		t.exec(`INSERT INTO message VALUES (?,?,?,?,?,?,0,?,?)`, id, h.mseq, string(a.ID), out.NowMS, a.Body.Counterparty, a.Body.Counterparty == h.account, agent.Encode(&a.Body), agent.Encode(&a.Mark))
 		t.talk(id, a.Body.Counterparty, out.NowMS, 0, a.Body.Channel)
-		out.Appended = append(out.Appended, agent.Appended{Seq: seq, CreatedMS: out.NowMS})
+		out.Appended = append(out.Appended, agent.Appended{Seq: h.mseq, CreatedMS: out.NowMS})
 	}
 	for _, m := range c.Take {
-		t.exec(`UPDATE message SET pending=0 WHERE agent=? AND id=?`, id, string(m))
+		h.waiting -= t.exec(`UPDATE message SET pending=0 WHERE agent=? AND id=? AND pending=1`, id, string(m))
 	}
-	for m := range c.Requeue {
-		t.exec(`UPDATE message SET pending=1 WHERE agent=? AND id=?`, id, string(m))
+	for m, seq := range c.Requeue {
+		h.waiting += t.exec(`UPDATE message SET pending=1 WHERE agent=? AND id=? AND pending=0`, id, string(m))
+		h.qmin = min(h.qmin, seq)
+	}
+	if len(c.Take) > 0 && h.waiting > 0 {
+		t.row(`SELECT seq FROM message WHERE agent=? AND seq>=? AND pending=1 ORDER BY seq LIMIT 1`, args(id, h.qmin), &h.qmin)
 	}
 	for _, m := range c.Marks {
 		t.exec(`UPDATE message SET mark=? WHERE agent=? AND id=?`, agent.Encode(&m.Mark), id, string(m.ID))
@@ -248,7 +306,10 @@ func (t *tx) messages(c *agent.Commit, out *agent.Committed) {
 	}
 }
 
-func (t *tx) commands(c *agent.Commit) {
+// keptCommands is how many commands to a runner are kept.
+const keptCommands = 100
+
+func (t *tx) commands(c *agent.Commit, h *head) {
 	id := string(c.Agent)
 	if c.Clear {
 		t.exec(`DELETE FROM command WHERE agent=?`, id)
@@ -262,14 +323,14 @@ func (t *tx) commands(c *agent.Commit) {
 		}
 	}
 	for _, x := range c.Commands {
-		t.exec(`UPDATE agent SET cseq=cseq+1 WHERE id=?`, id)
-		t.exec(`INSERT INTO command SELECT id, cseq, ?, ? FROM agent WHERE id=?`, x.Kind, x.Body, id)
-		t.exec(`DELETE FROM command WHERE agent=? AND seq <= (SELECT cseq FROM agent WHERE id=?) - 100`, id, id)
+		h.cseq++
+		t.exec(`INSERT INTO command VALUES (?,?,?,?)`, id, h.cseq, x.Kind, x.Body)
+		t.exec(`DELETE FROM command WHERE agent=? AND seq<=?`, id, h.cseq-keptCommands)
 	}
 }
 
 const figureColumns = `a.account, a.status, a.balance, a.used, a.mcount, a.intr, a.inc, a.repoch, a.ratt, a.rlease, a.rbeat, a.rsub, a.rexec, a.rinfo, a.cseq,
-	a.last, a.deleted, a.turn, a.version, coalesce(g.member,''), coalesce(g.epoch,0), (SELECT count(*) FROM message m WHERE m.agent=a.id AND m.pending=1)
+	a.last, a.deleted, a.turn, a.version, coalesce(g.member,''), coalesce(g.epoch,0), a.waiting
 	FROM agent a LEFT JOIN grain g ON g.kind='agent' AND g.identity=a.id WHERE a.id=?`
 
 // figures reads the head of an agent. More columns may come before the fixed ones.
@@ -291,7 +352,7 @@ func (s *Store) figures(ctx context.Context, id agent.ID, more string, into ...a
 func (s *Store) Load(ctx context.Context, id agent.ID) (agent.Snapshot, error) {
 	var sn agent.Snapshot
 	var err error
-	sn.Figures, _, sn.Version, err = s.figures(ctx, id, "a.spec, a.state, ", &sn.Spec, &sn.State)
+	sn.Figures, _, sn.Version, err = s.figures(ctx, id, "(SELECT spec FROM snapshot WHERE agent=a.id), (SELECT state FROM snapshot WHERE agent=a.id), ", &sn.Spec, &sn.State)
 	return sn, err
 }
 
@@ -308,7 +369,7 @@ func (s *Store) Peek(ctx context.Context, id agent.ID, limit int) (agent.Figures
 // Purge implements agent.Snapshots.
 func (s *Store) Purge(ctx context.Context, id agent.ID) error {
 	return s.write(ctx, func(t *tx) error {
-		for _, table := range []string{"message", "conversation", "event", "command", "record", "reservation", "usage", "alarm"} {
+		for _, table := range []string{"message", "conversation", "event", "command", "record", "reservation", "usage", "alarm", "snapshot"} {
 			t.exec(`DELETE FROM `+table+` WHERE agent=?`, string(id))
 		}
 		t.exec(`DELETE FROM idem WHERE owner=?`, string(id))

@@ -64,7 +64,7 @@ func (s *Store) ByID(ctx context.Context, id agent.ID, msgs []agent.MessageID) (
 
 // Queue implements agent.Messages.
 func (s *Store) Queue(ctx context.Context, id agent.ID, limit int) ([]agent.Message, error) {
-	return s.query(ctx, `WHERE agent=? AND pending=1 ORDER BY seq LIMIT ?`, string(id), limit)
+	return s.query(ctx, `WHERE agent=?1 AND seq>=(SELECT qmin FROM agent WHERE id=?1) AND pending=1 ORDER BY seq LIMIT ?2`, string(id), limit)
 }
 
 // List implements agent.Messages (MSG-10).
@@ -87,8 +87,12 @@ func (s *Store) List(ctx context.Context, id agent.ID, p agent.Page) ([]agent.Me
 		}
 		where, args, back = where+` AND seq`+c.op+`?`, append(args, seq), c.op == "<"
 	}
+	party, err := s.partyFilter(ctx, id, p.Party)
+	if err != nil {
+		return nil, false, err
+	}
 	for _, f := range []struct{ sql, value string }{
-		{` AND party=?`, p.Party}, {` AND json_extract(CAST(mark AS TEXT),'$.status')=?`, string(p.Status)},
+		{party, p.Party}, {` AND json_extract(CAST(mark AS TEXT),'$.status')=?`, string(p.Status)},
 		{` AND json_extract(CAST(body AS TEXT),'$.channel')=?`, string(p.Channel)}, {` AND json_extract(CAST(body AS TEXT),'$.role')=?`, string(p.Role)},
 	} {
 		if f.value != "" {
@@ -105,6 +109,19 @@ func (s *Store) List(ctx context.Context, id agent.ID, p agent.Page) ([]agent.Me
 	}
 	out, more := p.Cut(out, back)
 	return out, more, nil
+}
+
+// partyFilter is the condition on one counterparty, in the words of the index that serves it.
+func (s *Store) partyFilter(ctx context.Context, id agent.ID, party string) (string, error) {
+	if party == "" {
+		return "", nil
+	}
+	var owner bool
+	err := s.r.QueryRowContext(ctx, `SELECT account=? FROM agent WHERE id=?`, party, string(id)).Scan(&owner)
+	if owner {
+		return ` AND party=? AND owner=1`, storeErr(err)
+	}
+	return ` AND party=? AND owner=0`, storeErr(err)
 }
 
 // Conversations implements agent.Messages (CONV-1).

@@ -1,20 +1,22 @@
 CREATE TABLE IF NOT EXISTS agent (
-  id TEXT PRIMARY KEY, account TEXT NOT NULL, spec BLOB, state BLOB, version INTEGER NOT NULL, created INTEGER NOT NULL, last INTEGER NOT NULL,
+  id TEXT PRIMARY KEY, account TEXT NOT NULL, version INTEGER NOT NULL, created INTEGER NOT NULL, last INTEGER NOT NULL,
   balance INTEGER NOT NULL, used INTEGER NOT NULL DEFAULT 0, odt TEXT NOT NULL DEFAULT '', odu INTEGER NOT NULL DEFAULT 0,
   mseq INTEGER NOT NULL DEFAULT 0, eseq INTEGER NOT NULL DEFAULT 0, cseq INTEGER NOT NULL DEFAULT 0, mcount INTEGER NOT NULL DEFAULT 0,
-  intr INTEGER NOT NULL DEFAULT 0, repoch INTEGER NOT NULL DEFAULT 0, ratt INTEGER NOT NULL DEFAULT 0, rbeat INTEGER NOT NULL DEFAULT 0,
+  waiting INTEGER NOT NULL DEFAULT 0, qmin INTEGER NOT NULL DEFAULT 1, intr INTEGER NOT NULL DEFAULT 0, repoch INTEGER NOT NULL DEFAULT 0, ratt INTEGER NOT NULL DEFAULT 0, rbeat INTEGER NOT NULL DEFAULT 0,
   rsub INTEGER NOT NULL DEFAULT 0,
   status TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '', card TEXT NOT NULL DEFAULT '', turn TEXT NOT NULL DEFAULT '',
   lturn TEXT NOT NULL DEFAULT '', tend INTEGER NOT NULL DEFAULT 0, session TEXT NOT NULL DEFAULT '', inc INTEGER NOT NULL DEFAULT 0,
   rlease INTEGER NOT NULL DEFAULT 0, rinfo TEXT NOT NULL DEFAULT '', rexec TEXT NOT NULL DEFAULT '', deleted TEXT NOT NULL DEFAULT ''
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS snapshot (agent TEXT PRIMARY KEY, spec BLOB NOT NULL, state BLOB NOT NULL);
+-- agent.waiting counts pending messages, all of them at or after seq agent.qmin. Messages with the owner (party = account of
+-- the agent) have no entry in message_party: each index more costs every accepted message a page.
 CREATE TABLE IF NOT EXISTS message (
-  agent TEXT NOT NULL, seq INTEGER NOT NULL, id TEXT NOT NULL, created INTEGER NOT NULL, party TEXT NOT NULL, pending INTEGER NOT NULL,
+  agent TEXT NOT NULL, seq INTEGER NOT NULL, id TEXT NOT NULL, created INTEGER NOT NULL, party TEXT NOT NULL, owner INTEGER NOT NULL, pending INTEGER NOT NULL,
   body BLOB NOT NULL, mark BLOB NOT NULL, PRIMARY KEY (agent, seq)
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX IF NOT EXISTS message_id ON message (agent, id);
-CREATE INDEX IF NOT EXISTS message_pending ON message (agent, seq) WHERE pending = 1;
-CREATE INDEX IF NOT EXISTS message_party ON message (agent, party, seq);
+CREATE INDEX IF NOT EXISTS message_party ON message (agent, party, seq) WHERE owner = 0;
 CREATE TABLE IF NOT EXISTS conversation (
   agent TEXT NOT NULL, party TEXT NOT NULL, last INTEGER NOT NULL, total INTEGER NOT NULL, unread INTEGER NOT NULL, channel TEXT NOT NULL,
   PRIMARY KEY (agent, party)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -32,7 +33,11 @@ type Store struct {
 	hub   hub
 }
 
-const options = "?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=busy_timeout(5000)&_txlock=immediate"
+// options: what is acknowledged is on disk (synchronous FULL); the write-ahead log is folded back every 32 MiB.
+const options = "?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=busy_timeout(5000)&_pragma=wal_autocheckpoint(8192)"
+
+// schemaVersion grows with every change of schema.sql that older code cannot read.
+const schemaVersion = 1
 
 // Open opens or creates the store in dir. It fails at once when another process owns the directory.
 func Open(dir string) (*Store, error) {
@@ -52,18 +57,31 @@ func Open(dir string) (*Store, error) {
 		_ = lock.Close()
 		return nil, err
 	}
+	conn, err := s.w.Conn(context.Background())
+	if err != nil {
+		_ = lock.Close()
+		return nil, fmt.Errorf("open the store's writer: %w", err)
+	}
 	s.wg.Add(1)
-	go s.run()
+	go s.run(conn)
 	return s, nil
 }
 
 func (s *Store) open(path string) (err error) {
-	if s.w, err = sql.Open("sqlite", "file:"+path+options); err != nil {
+	if s.w, err = sql.Open("sqlite", "file:"+path+options+"&_pragma=cache_size(-8192)"); err != nil {
 		return err
 	}
 	s.w.SetMaxOpenConns(1)
+	var version int
+	if err := s.w.QueryRow(`PRAGMA user_version`).Scan(&version); err != nil || version > schemaVersion {
+		_ = s.w.Close()
+		if err == nil {
+			err = fmt.Errorf("the store has format %d, this build reads formats up to %d", version, schemaVersion)
+		}
+		return fmt.Errorf("prepare the store: %w", err)
+	}
 	// No member of an earlier process can live: the lock on the directory is ours.
-	if _, err := s.w.Exec(schema + `; DELETE FROM member; UPDATE grain SET member='', addr='', pid='';`); err != nil {
+	if _, err := s.w.Exec(schema + `; DELETE FROM member; UPDATE grain SET member='', addr='', pid=''; PRAGMA user_version=` + strconv.Itoa(schemaVersion)); err != nil {
 		_ = s.w.Close()
 		return fmt.Errorf("prepare the store: %w", err)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"sync/atomic"
 	"testing"
 
 	"troupe/actors/account"
@@ -100,5 +101,35 @@ func TestMSG_2_AcknowledgedMessagesSurviveKill(t *testing.T) {
 			}
 		}
 		_ = s.Close()
+	}
+}
+
+// BenchmarkAccept measures acceptance by 64 callers at once, spread over agents.
+func BenchmarkAccept(b *testing.B) {
+	for _, agents := range []int{1, 1000} {
+		b.Run(fmt.Sprintf("%d agents", agents), func(b *testing.B) {
+			s, err := Open(b.TempDir())
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer s.Close()
+			for i := range agents {
+				spec := agent.NewSpec(agent.ID(fmt.Sprint(i)), agent.Settings{}.WithDefaults())
+				if _, err := s.Create(context.Background(), &agent.Creation{Spec: spec, State: agent.State{Status: agent.Active}}); err != nil {
+					b.Fatal(err)
+				}
+			}
+			var next atomic.Int64
+			b.SetParallelism(64)
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					a := &agent.Acceptance{Agent: agent.ID(fmt.Sprint(next.Add(1) % int64(agents))), ID: agent.MessageID(agent.NewUUID()), Limit: 1 << 30, Body: agent.Body{Content: "hello", Counterparty: "p"}}
+					if _, err := s.Accept(context.Background(), a); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		})
 	}
 }

@@ -4,32 +4,30 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"maps"
 	"sync/atomic"
 	"time"
 
 	"troupe/actors/fault"
 )
 
-// Limits of one transaction.
-const (
-	maxBatch    = 128
-	writeExpiry = 5 * time.Second
-)
+// maxBatch is how many writes share one transaction.
+const maxBatch = 128
 
-// tx is the transaction that operations write to. It keeps prepared statements and the first database error, so that
-// operations read as plain steps; after an error nothing more is executed and the whole batch is rolled back.
+// tx is the transaction that operations write to. It lives as long as the writer and keeps its prepared statements; err is
+// the first database error of the present transaction, so that operations read as plain steps: after an error nothing
+// more is executed and the whole batch is rolled back.
 type tx struct {
-	*sql.Tx
+	conn  *sql.Conn
 	stmts map[string]*sql.Stmt
-	err   error
+	// stamps holds when an agent was last put into the pending set; fresh those of the present transaction.
+	stamps, fresh map[string]int64
+	err           error
 }
 
 func (t *tx) exec(query string, args ...any) (rows int64) {
-	if t.err != nil {
-		return 0
-	}
 	st := t.stmt(query)
-	if t.err != nil {
+	if st == nil {
 		return 0
 	}
 	res, err := st.Exec(args...)
@@ -43,11 +41,8 @@ func (t *tx) exec(query string, args ...any) (rows int64) {
 
 // row reads one row; found is false when there is none.
 func (t *tx) row(query string, args []any, into ...any) (found bool) {
-	if t.err != nil {
-		return false
-	}
 	st := t.stmt(query)
-	if t.err != nil {
+	if st == nil {
 		return false
 	}
 	err := st.QueryRow(args...).Scan(into...)
@@ -57,11 +52,16 @@ func (t *tx) row(query string, args []any, into ...any) (found bool) {
 	return err == nil
 }
 
+// stmt returns the prepared statement, nil after an error. The texts are constants of this package, or built from a few
+// of its column names, so their number is small.
 func (t *tx) stmt(query string) *sql.Stmt {
+	if t.err != nil {
+		return nil
+	}
 	st, ok := t.stmts[query]
 	if !ok {
 		var err error
-		if st, err = t.Prepare(query); err != nil {
+		if st, err = t.conn.PrepareContext(context.Background(), query); err != nil {
 			t.err = err
 			return nil
 		}
@@ -105,8 +105,9 @@ func (s *Store) write(ctx context.Context, do func(t *tx) error) error {
 	}
 }
 
-func (s *Store) run() {
+func (s *Store) run(conn *sql.Conn) {
 	defer s.wg.Done()
+	t := &tx{conn: conn, stmts: map[string]*sql.Stmt{}, stamps: map[string]int64{}}
 	sweep := time.NewTicker(time.Minute)
 	defer sweep.Stop()
 	for {
@@ -136,9 +137,9 @@ func (s *Store) run() {
 		if len(batch) == 0 {
 			continue
 		}
-		if !s.commit(batch) { // one of them broke the transaction: each on its own
+		if !s.commit(t, batch) { // one of them broke the transaction: each on its own
 			for _, o := range batch {
-				s.commit([]*op{o})
+				s.commit(t, []*op{o})
 			}
 		}
 		for _, o := range batch {
@@ -160,22 +161,22 @@ func (s *Store) drain() {
 }
 
 // commit runs the batch in one transaction. It returns false if the transaction failed and the batch holds more than one write.
-func (s *Store) commit(batch []*op) bool {
-	ctx, cancel := context.WithTimeout(context.Background(), writeExpiry)
-	defer cancel()
-	raw, err := s.w.BeginTx(ctx, nil)
-	if err == nil {
-		t := &tx{Tx: raw, stmts: map[string]*sql.Stmt{}}
-		for _, o := range batch {
-			o.err = o.do(t)
-		}
-		if err = t.err; err == nil {
-			err = raw.Commit()
-		} else {
-			_ = raw.Rollback()
-		}
+func (s *Store) commit(t *tx, batch []*op) bool {
+	t.err, t.fresh = nil, nil
+	t.exec(`BEGIN IMMEDIATE`)
+	for _, o := range batch {
+		o.err = o.do(t)
 	}
-	if err != nil {
+	t.exec(`COMMIT`)
+	err := t.err
+	if err == nil {
+		if len(t.stamps) > maxStamps {
+			clear(t.stamps)
+		}
+		maps.Copy(t.stamps, t.fresh)
+	} else {
+		t.err = nil
+		t.exec(`ROLLBACK`) // fails where SQLite has rolled back by itself
 		for _, o := range batch {
 			o.err = fault.Store(err)
 		}

@@ -45,10 +45,8 @@ while ARGV[i] do
     redis.call('HSET', KEYS[2], ARGV[i + 1], seq .. ':' .. at .. ':' .. ARGV[i + 2])
     redis.call('HSET', KEYS[3], ARGV[i + 1], ARGV[i + 3])
     redis.call('ZADD', KEYS[4], seq, ARGV[i + 1])
-    redis.call('ZADD', KEYS[7], at, ARGV[i + 4])
     redis.call('ZADD', KEYS[tonumber(ARGV[i + 5])], seq, ARGV[i + 1])
-    redis.call('HINCRBY', KEYS[8], ARGV[i + 4] .. ':t', 1)
-    redis.call('HSET', KEYS[8], ARGV[i + 4] .. ':c', ARGV[i + 6])
+    if redis.call('ZADD', KEYS[7], at, ARGV[i + 4]) == 1 then redis.call('HSET', KEYS[8], ARGV[i + 4] .. ':c', ARGV[i + 6]) end
     out[#out + 1] = int(seq); out[#out + 1] = at
     i = i + 7
   elseif op == '-' then redis.call('ZREM', KEYS[5], ARGV[i + 1]); i = i + 2
