@@ -84,6 +84,14 @@ type Counters interface {
 	Counted(ctx context.Context, key string) (int64, error)
 }
 
+// Streams counts the open event streams of an agent or an account over all nodes (RATE-4). A stream that is not renewed in
+// time has ended.
+type Streams interface {
+	// OpenStream takes a place, or renews it; false when limit others are open.
+	OpenStream(ctx context.Context, key, id string, limit int, ttlMS int64) (bool, error)
+	CloseStream(ctx context.Context, key, id string) error
+}
+
 // LimitReached refuses one agent too many (TEN-3).
 func LimitReached() error {
 	return fault.New(fault.Forbidden, "agent_limit_reached", "agent limit reached")

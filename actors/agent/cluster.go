@@ -20,12 +20,21 @@ type Topology struct {
 	Members []Member
 }
 
+// Standing is a member's lease and what it holds.
+type Standing struct {
+	LeaseMS int64 // end of the lease
+	Grains  map[string]int
+}
+
 // Leases keeps the membership in the store, in the store's time.
 type Leases interface {
 	// Lease starts or renews the member's lease and returns the live members. The first call joins. A member whose lease
 	// was lost is refused as fault.Fenced and can never come back under the same id.
-	Lease(ctx context.Context, m Member, join bool, ttlMS int64) (Topology, error)
+	// Grains is how many activations of each kind the member has; changing them is no change of the topology.
+	Lease(ctx context.Context, m Member, join bool, ttlMS int64, grains map[string]int) (Topology, error)
 	Leave(ctx context.Context, id string) error
+	// Census returns what members said when they renewed their leases last, by id.
+	Census(ctx context.Context) (map[string]Standing, error)
 	// WatchMembers calls notify, which must not block, when the topology may have changed.
 	WatchMembers(notify func()) (cancel func())
 }

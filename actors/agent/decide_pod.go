@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"encoding/json"
 	"time"
 
 	"troupe/actors/fault"
@@ -215,6 +216,26 @@ type Attach struct {
 	Turn        TurnID `json:"turn,omitempty"` // the turn a living process still works on
 	Version     string `json:"version"`
 	Endpoint    string `json:"endpoint,omitempty"`
+	Metering    string `json:"metering,omitempty"`
+}
+
+// Who meters model calls (LLM-9).
+const (
+	MeteringGateway = "gateway"
+	MeteringRunner  = "runner"
+)
+
+// RunnerInfo is what a runner said of itself when it attached.
+type RunnerInfo struct {
+	Version  string `json:"version"`
+	Endpoint string `json:"endpoint"`
+	Metering string `json:"metering,omitempty"`
+}
+
+// DecodeRunner reads Figures.RunnerInfo; nothing attached reads as zero.
+func DecodeRunner(stored string) (info RunnerInfo) {
+	_ = json.Unmarshal([]byte(stored), &info) // written by Attach
+	return info
 }
 
 // Attach decides on an attach. The runner epoch is raised by the store in the same step.
@@ -226,7 +247,7 @@ func (m *Machine) Attach(a Attach) error {
 	m.C.Guard = &RunnerGuard{Incarnation: a.Incarnation}
 	m.C.Attach = RunnerLease.Milliseconds()
 	m.C.Clear = true
-	m.head(HeadRunner, string(Encode(map[string]string{"version": a.Version, "endpoint": a.Endpoint})))
+	m.head(HeadRunner, string(Encode(RunnerInfo{a.Version, a.Endpoint, a.Metering})))
 	if p.Phase == PodStarting {
 		m.podEvent(PodRunning, "attached")
 		p.Failed, p.RetryMS = 0, 0
@@ -307,7 +328,7 @@ func (m *Machine) FilesApplied(usage DiskUsage) {
 	if usage.Files > 0 {
 		m.S.Disk = usage
 	}
-	m.record(RecordFiles, "initial", 0, nil)
+	m.record(Record{Kind: RecordFiles, ID: "initial"})
 	if t := m.S.Turn; t != nil && t.SentMS == 0 {
 		m.resume(t, false)
 	}

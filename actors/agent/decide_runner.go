@@ -40,6 +40,7 @@ func (m *Machine) SetTranscript(id SessionID, sdk string, context int64, lost bo
 		m.event("session.started", map[string]any{"session_id": s.ID, "mode": s.Mode})
 		m.head(HeadSession, string(s.ID))
 		if t := m.S.Turn; t != nil {
+			m.record(Record{Kind: RecordTurn, Group: string(t.Session), ID: string(t.ID)}) // it moves to the new session
 			t.Session, t.Number, t.Start = s.ID, 1, "new"
 			m.putTurn(t)
 		}

@@ -87,17 +87,23 @@ func (m *Machine) closeSession(reason string) {
 	m.S.Session = nil
 }
 
-func (m *Machine) putSession() {
-	s := m.S.Session
-	m.record(RecordSession, string(s.ID), s.StartedMS, Encode(s))
+// Forgotten says whether a session is no longer kept when it is the nth newest (OBS-3). The open one always is.
+func (s *Session) Forgotten(now int64, nth int) bool {
+	return s.EndedMS > 0 && (nth > MaxSessions || s.StartedMS < now-SessionAge.Milliseconds())
 }
 
-func (m *Machine) putTurn(t *Turn) { m.record(RecordTurn, string(t.ID), t.StartedMS, Encode(t)) }
+func (m *Machine) putSession() {
+	s := m.S.Session
+	m.record(Record{Kind: RecordSession, ID: string(s.ID), Score: s.StartedMS, Body: Encode(s)})
+}
+
+func (m *Machine) putTurn(t *Turn) {
+	m.record(Record{Kind: RecordTurn, Group: string(t.Session), ID: string(t.ID), Score: t.StartedMS, Body: Encode(t)})
+}
 
 // record stores a record; of several versions in one step only the last is kept.
-func (m *Machine) record(kind, id string, score int64, body []byte) {
-	r := Record{Kind: kind, ID: id, Score: score, Body: body}
-	if i := slices.IndexFunc(m.C.Records, func(x Record) bool { return x.Kind == kind && x.ID == id }); i >= 0 {
+func (m *Machine) record(r Record) {
+	if i := slices.IndexFunc(m.C.Records, func(x Record) bool { return x.Kind == r.Kind && x.Group == r.Group && x.ID == r.ID }); i >= 0 {
 		m.C.Records[i] = r
 		return
 	}

@@ -21,6 +21,7 @@ const (
 	MaxSegmentBytes    = 255
 	MaxTokens          = int64(1)<<53 - 1
 	MaxHops            = 16
+	MaxSessions        = 1000 // kept per agent (OBS-3)
 	MaxReplies         = 50
 	MaxResult          = 65536
 	MaxBatchMessages   = 200
@@ -56,8 +57,9 @@ const (
 	AcceptLost        = 60 * time.Second // and the runner counts as lost
 	CancelGrace       = 10 * time.Second // between turn.cancel and the end made by the control plane
 	ShutdownGrace     = 30 * time.Second
-	StartTimeout      = 120 * time.Second // a pod that did not attach by then has failed (POD-8)
-	AfterTurn         = 30 * time.Second  // model calls are allowed so long after a turn's end (LLM-2)
+	StartTimeout      = 120 * time.Second   // a pod that did not attach by then has failed (POD-8)
+	SessionAge        = 90 * 24 * time.Hour // sessions are kept so long after their start (OBS-3)
+	AfterTurn         = 30 * time.Second    // model calls are allowed so long after a turn's end (LLM-2)
 )
 
 // Settings are the installation settings, marked (S) in the contract, that parsing and decisions need.

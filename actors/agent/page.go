@@ -41,3 +41,16 @@ func Refused(word string) error {
 	}
 	return fault.Store(nil)
 }
+
+// RefusedReport is the fault behind a store's word for a refused report of a runner (FENCE-4, FENCE-5).
+func RefusedReport(word string) error {
+	switch word {
+	case "key":
+		return Refused(word)
+	case "runner":
+		return fault.New(fault.Conflict, "stale_runner", "A newer runner has attached")
+	case "stale":
+		return fault.New(fault.Conflict, "stale_turn", "Another turn is running")
+	}
+	return fault.Store(nil)
+}

@@ -78,14 +78,28 @@ const (
 	RecordFiles   = "files"
 	RecordUpdate  = "update"
 	RecordIntent  = "intent"
+	RecordTrigger = "trigger"
 )
 
-// Record is one keyed document of an agent. Score orders the records of a kind; a nil Body deletes.
+// RecordKinds lists them.
+var RecordKinds = []string{RecordSession, RecordTurn, RecordFiles, RecordUpdate, RecordIntent, RecordTrigger}
+
+// Record is one keyed document of an agent, unique by kind and id. Score orders the records of a kind, or of a group of the
+// kind where there is one; a nil Body deletes.
 type Record struct {
 	Kind  string
+	Group string // "" for none; a turn's is its session
 	ID    string
 	Score int64
 	Body  []byte
+}
+
+// RecordPage selects records of one kind, or group of it, by score.
+type RecordPage struct {
+	Kind, Group   string
+	From          int64 // the least score
+	Offset, Limit int
+	Desc          bool
 }
 
 // Command is one entry of the runner's command queue. Seq is given by the store.
@@ -105,6 +119,18 @@ type Event struct {
 type BalanceChange struct {
 	Set    bool
 	Amount int64
+	Update bool // it came with an update of the agent
+}
+
+// Cause names the change in the event balance.changed.
+func (b *BalanceChange) Cause() string {
+	switch {
+	case b.Update:
+		return "update"
+	case b.Set:
+		return "set"
+	}
+	return "increment"
 }
 
 // Idempotency remembers the outcome of a call in the step of its effect (IDEM-3).
@@ -258,7 +284,34 @@ type Records interface {
 	Record(ctx context.Context, id ID, kind, rec string) ([]byte, error) // nil when there is none
 	Commands(ctx context.Context, id ID, after int64) ([]Command, error)
 	Replay(ctx context.Context, id ID, key, hash string) (*Idempotency, error) // nil when there is none
-	Usage(ctx context.Context, id ID, scope string) (Usage, error)
+	// Recorded returns one page of records and how many there are from the least score on.
+	Recorded(ctx context.Context, id ID, p RecordPage) (bodies [][]byte, total int, err error)
+	// Usage returns the sums of scopes, in their order: t/TURN, s/SESSION, d/DAY (UTC), all, or reported.
+	Usage(ctx context.Context, id ID, scopes ...string) ([]Usage, error)
+}
+
+// EventAt is the position of an event: the instant of its cause and its number, both growing.
+type EventAt struct{ MS, Seq int64 }
+
+// EventRow is one event as it was stored.
+type EventRow struct {
+	At EventAt
+	Event
+}
+
+// Retention of events (EVT-4).
+const (
+	MaxEvents   = 10000
+	MaxEventAge = 24 * time.Hour
+)
+
+// EventLog is the reading side of Commit.Events and of the events of acceptances and charges.
+type EventLog interface {
+	// Events returns up to limit retained events after a position, oldest first.
+	Events(ctx context.Context, id ID, after EventAt, limit int) ([]EventRow, error)
+	// EventBounds returns the oldest retained event, zero for none, and the position after which nothing has happened yet.
+	// Errors: fault.NotFound.
+	EventBounds(ctx context.Context, id ID) (oldest, newest EventAt, err error)
 }
 
 // Usage is a sum of model calls.
@@ -308,6 +361,19 @@ type Ledger interface {
 	Reserve(ctx context.Context, r *Reservation) (Granted, error)
 	Renew(ctx context.Context, id ID, call string, soFar int64) error
 	Settle(ctx context.Context, s *Settlement) (balance int64, err error)
+	// Report takes a runner's own count of a call that bypassed the gateway (LLM-9). A report that is counted is charged, any
+	// other is summed for comparison; repeats change nothing. Errors: fault.Unauthenticated, fault.Conflict (stale_runner, stale_turn).
+	Report(ctx context.Context, r *Report) (counted bool, balance int64, err error)
+}
+
+// Report is a runner's count of one model call.
+type Report struct {
+	Agent ID
+	ID    string
+	Guard RunnerGuard
+	Turn  TurnID // "": none
+	Usage Usage
+	Count bool
 }
 
 // Heartbeat is the lease renewal of a runner (RUN-2).
@@ -331,13 +397,24 @@ type Alarm struct {
 	Stamp   int64
 }
 
-// Clock is the durable alarm clock and the pending set of invariant 4. Entries are hints; the agent's state is the truth.
+// KindClock is the grain kind of the clock; its identities are the shards, "0" and up.
+const KindClock = "clock"
+
+// Clock is the durable alarm clock and the pending set of invariant 4, in shards that are owned one by one (FENCE-8).
+// Entries are hints; the agent's state is the truth.
 type Clock interface {
-	// Sweep returns due alarms, and pending entries older than five seconds, at most limit of each. What is
+	// Shards is how many there are. It never changes for a store.
+	Shards() int
+	// Sweep returns due alarms of a shard, and pending entries older than five seconds, at most limit of each. What is
 	// handed out comes again, due alarms after ten seconds and pending entries after five, unless it is armed anew or cleared.
-	Sweep(ctx context.Context, limit int) ([]Alarm, error)
-	// Clear removes entries that have not changed since they were read.
-	Clear(ctx context.Context, alarms []Alarm) error
+	// Errors: fault.Fenced when f is not the shard's newest claim.
+	Sweep(ctx context.Context, shard int, f Fence, limit int) ([]Alarm, error)
+	// Clear removes entries of a shard that have not changed since they were read. Errors: fault.Fenced.
+	Clear(ctx context.Context, shard int, f Fence, alarms []Alarm) error
+}
+
+// Alarms sets the alarm clock.
+type Alarms interface {
 	// Arm sets the agent's due instant exactly; 0 removes it.
 	Arm(ctx context.Context, id ID, dueMS int64) error
 }

@@ -133,6 +133,11 @@ func (c *Client) hint(id agent.ID, kind string) {
 	}()
 }
 
+// Reach finds the activation of a grain of any kind, making one if there is none. It is one attempt with a deadline of its own.
+func (c *Client) Reach(kind, identity string) bool {
+	return c.c.IdentityLookup != nil && c.c.IdentityLookup.Get(&cluster.ClusterIdentity{Identity: identity, Kind: kind}) != nil
+}
+
 // remembered returns where the activation was found, while that can be trusted.
 func (c *Client) remembered(id agent.ID) *actor.PID {
 	c.mu.Lock()

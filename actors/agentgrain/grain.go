@@ -34,7 +34,7 @@ type Store interface {
 	agent.Snapshots
 	agent.Messages
 	agent.Records
-	agent.Clock
+	agent.Alarms
 }
 
 // Places gives the place of a deleted agent back, with its keys.
@@ -101,6 +101,7 @@ type Grain struct {
 	waiting   map[string]*actor.PID // callers of file changes, by command id
 	wokenAt   time.Time             // first look that wanted to start a turn, for the wake metric
 	wished    wishKey               // what the pod child was told last
+	opened    int                   // sessions that this activation has opened
 	fileTries int                   // attempts at the file change in hand that did not get through
 	self      *actor.PID
 	root      *actor.RootContext
@@ -193,7 +194,7 @@ func (g *Grain) step(c actor.Context, cmd *protocol.Command, decide decision) (a
 	if err != nil {
 		return nil, err
 	}
-	wasTurn, wasPod := m.S.Turn, m.PodStatus()
+	wasTurn, wasPod, wasSession := m.S.Turn, m.PodStatus(), m.S.Session
 	result, err := decide(m)
 	if err != nil {
 		return nil, err
@@ -233,6 +234,9 @@ func (g *Grain) step(c actor.Context, cmd *protocol.Command, decide decision) (a
 	g.idleSince = time.Now()
 	g.measure(m, wasTurn, wasPod)
 	g.perform(c, m)
+	if m.S.Session != nil && (wasSession == nil || wasSession.ID != m.S.Session.ID) {
+		g.forget(c, m.Now)
+	}
 	if p, ok := result.(committed); ok {
 		return p(done), nil
 	}

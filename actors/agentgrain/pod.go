@@ -218,8 +218,7 @@ func (g *Grain) tellPod(c actor.Context, m *agent.Machine) {
 		c.Send(g.pod, w)
 	}
 	if p.Phase == agent.PodUp && m.F.RunnerLive() && (m.S.FilesDue || m.S.Update != "") {
-		var info struct{ Endpoint string }
-		_ = json.Unmarshal([]byte(m.F.RunnerInfo), &info)
+		info := agent.DecodeRunner(m.F.RunnerInfo)
 		id := m.S.Update
 		if m.S.FilesDue {
 			id = initialFiles

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"hash/fnv"
 	"log/slog"
+	"maps"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -60,14 +62,15 @@ type Lookup struct {
 	place    *actor.PID
 	draining atomic.Bool
 	sem      chan struct{}
-	live     atomic.Int64
+	mu       sync.Mutex
+	live     map[string]int // activations by kind
 	failed   func(kind, identity string, reason any)
 }
 
 // NewLookup returns a lookup that places grains of the provider's members. Busy makes the answer of an overloaded
 // activation; failed is told of every activation that was stopped because it panicked.
 func NewLookup(claims agent.Claims, p *Provider, log *slog.Logger, busy func() any, failed func(kind, identity string, reason any)) *Lookup {
-	return &Lookup{claims: claims, provider: p, log: log, busy: busy, sem: make(chan struct{}, claimsAtOnce), failed: failed}
+	return &Lookup{claims: claims, provider: p, log: log, busy: busy, sem: make(chan struct{}, claimsAtOnce), live: map[string]int{}, failed: failed}
 }
 
 // Setup implements cluster.IdentityLookup.
@@ -78,8 +81,25 @@ func (l *Lookup) Setup(c *cluster.Cluster, _ []string, _ bool) {
 	}), placementName)
 }
 
-// Live is how many activations this member holds.
-func (l *Lookup) Live() int64 { return l.live.Load() }
+// Grains is how many activations of each kind this member holds.
+func (l *Lookup) Grains() map[string]int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.live)
+}
+
+func (l *Lookup) count(kind string, delta int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.live[kind] += delta; l.live[kind] == 0 {
+		delete(l.live, kind)
+	}
+}
+
+// Owner returns who holds an identity.
+func (l *Lookup) Owner(ctx context.Context, kind, identity string) (agent.Claim, error) {
+	return l.claims.Owner(ctx, kind, identity)
+}
 
 // owner is rendezvous hashing with a 64-bit avalanche over the members that take the kind and are not draining.
 func (v *View) owner(kind, identity string) (best agent.Member, ok bool) {
@@ -160,7 +180,9 @@ func (l *Lookup) Shutdown() {
 type (
 	drain   struct{}
 	drained struct{}
-	claimed struct {
+	// released says that the claim of an activation that ended was given up, or could not be.
+	released struct{}
+	claimed  struct {
 		ci    *cluster.ClusterIdentity
 		claim agent.Claim
 		mine  bool
@@ -185,7 +207,9 @@ type placement struct {
 	byPID    map[string]string
 	claiming map[string][]*actor.PID
 	waiters  []*actor.PID
-	crashes  map[string]crash
+	// releasing counts claims that are being given up: a drain waits for them, or others would have to wait for the lease.
+	releasing int
+	crashes   map[string]crash
 }
 
 // HandleFailure stops a failed activation: reloading from committed state is the restart. The next command activates it
@@ -216,9 +240,17 @@ func (p *placement) Receive(c actor.Context) {
 		delete(p.byPID, m.Who.Id)
 		if a := p.live[key]; a != nil {
 			delete(p.live, key)
-			p.l.live.Add(-1)
-			go p.l.release(a)
+			p.l.count(a.ci.Kind, -1)
+			p.releasing++
+			self, root := c.Self(), c.ActorSystem().Root
+			go func() {
+				p.l.release(a)
+				root.Send(self, released{})
+			}()
 		}
+		p.checkDrained(c)
+	case released:
+		p.releasing--
 		p.checkDrained(c)
 	case *drain:
 		p.waiters = append(p.waiters, c.Sender())
@@ -264,7 +296,7 @@ func (p *placement) resting(key string) bool {
 }
 
 func (p *placement) checkDrained(c actor.Context) {
-	if len(p.live) == 0 && len(p.claiming) == 0 {
+	if len(p.live) == 0 && len(p.claiming) == 0 && p.releasing == 0 {
 		for _, w := range p.waiters {
 			c.Send(w, &drained{})
 		}
@@ -343,6 +375,6 @@ func (p *placement) spawn(c actor.Context, m *claimed) *actor.PID {
 	}
 	p.live[key] = &living{pid, m.ci, act.Fence, act.gate}
 	p.byPID[pid.Id] = key
-	p.l.live.Add(1)
+	p.l.count(m.ci.Kind, 1)
 	return pid
 }

@@ -59,6 +59,7 @@ func Start(store Store, cfg Config, kinds ...*cluster.Kind) *Node {
 	rc.EndpointManagerQueueSize, rc.EndpointManagerBatchSize = 1024, 64
 	p := NewProvider(store, cfg.Self, cfg.TTL, cfg.Log, cfg.OnLost)
 	l := NewLookup(store, p, cfg.Log, cfg.Busy, cfg.Failed)
+	p.grains = l.Grains
 	c := cluster.New(sys, cluster.Configure(cfg.Name, p, l, rc, cluster.WithKinds(kinds...), cluster.WithHeartbeatExpiration(24*time.Hour)))
 	n := &Node{Cluster: c, Provider: p, Lookup: l, started: make(chan struct{})}
 	go func() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -27,6 +28,7 @@ type Provider struct {
 	self    agent.Member
 	ttl     time.Duration
 	log     *slog.Logger
+	grains  func() map[string]int
 	onLost  func() // the lease is lost for good; the process must start anew
 	c       *cluster.Cluster
 	base    time.Time
@@ -35,6 +37,7 @@ type Provider struct {
 	mu      sync.Mutex // one beat at a time
 	pending chan cluster.Members
 	view    atomic.Pointer[View]
+	joined  atomic.Pointer[agent.Member]
 	stop    chan struct{}
 	once    sync.Once
 	wg      sync.WaitGroup
@@ -64,7 +67,7 @@ func NewProvider(leases agent.Leases, self agent.Member, ttl time.Duration, log 
 	if ttl == 0 {
 		ttl = DefaultTTL
 	}
-	p := &Provider{leases: leases, self: self, ttl: ttl, log: log, onLost: onLost, base: time.Now(), pending: make(chan cluster.Members, 1),
+	p := &Provider{leases: leases, grains: func() map[string]int { return nil }, self: self, ttl: ttl, log: log, onLost: onLost, base: time.Now(), pending: make(chan cluster.Members, 1),
 		stop: make(chan struct{}), ready: make(chan struct{})}
 	p.view.Store(&View{})
 	return p
@@ -77,15 +80,22 @@ func (p *Provider) StartMember(c *cluster.Cluster) error {
 		return err
 	}
 	p.c = c
-	p.self.ID, p.self.Address, p.self.Kinds = c.ActorSystem.ID, net.JoinHostPort(host, strconv.Itoa(port)), c.GetClusterKinds()
+	p.self.ID, p.self.Address, p.self.Kinds = c.ActorSystem.ID, net.JoinHostPort(host, strconv.Itoa(port)), ownKinds(c.GetClusterKinds())
 	if err := p.beat(true); err != nil {
 		return err
 	}
+	self := p.self
+	p.joined.Store(&self)
 	cancel := p.leases.WatchMembers(func() { go func() { _ = p.beat(false) }() })
 	p.wg.Add(2)
 	go p.publish()
 	go p.renew(cancel)
 	return nil
+}
+
+// ownKinds leaves out the library's publish-subscribe kind, which is not used.
+func ownKinds(all []string) []string {
+	return slices.DeleteFunc(all, func(k string) bool { return k == cluster.TopicActorKind })
 }
 
 // StartClient implements cluster.ClusterProvider. Every process is a full member.
@@ -103,11 +113,21 @@ func (p *Provider) Shutdown(bool) error {
 	return p.leases.Leave(ctx, p.self.ID)
 }
 
+// Census returns what the members said when they renewed their leases last.
+func (p *Provider) Census(ctx context.Context) (map[string]agent.Standing, error) {
+	return p.leases.Census(ctx)
+}
+
 // Ready is closed once the lease is held and the topology published.
 func (p *Provider) Ready() <-chan struct{} { return p.ready }
 
-// Self is this member.
-func (p *Provider) Self() agent.Member { return p.self }
+// Self is this member, zero until it has started.
+func (p *Provider) Self() agent.Member {
+	if m := p.joined.Load(); m != nil {
+		return *m
+	}
+	return agent.Member{}
+}
 
 // View is the newest topology.
 func (p *Provider) View() *View { return p.view.Load() }
@@ -126,7 +146,7 @@ func (p *Provider) beat(join bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), p.ttl/2)
 	defer cancel()
 	sent := time.Since(p.base) // counted from before the call: never longer than what the store granted
-	t, err := p.leases.Lease(ctx, p.self, join, p.ttl.Milliseconds())
+	t, err := p.leases.Lease(ctx, p.self, join, p.ttl.Milliseconds(), p.grains())
 	if err != nil {
 		if fault.Is(err, fault.Fenced) {
 			p.once.Do(func() {

@@ -21,39 +21,40 @@ import (
 
 // Config is everything a node can be told: flags over environment over defaults.
 type Config struct {
-	Listen        string        `env:"TROUPE_LISTEN" envDefault:"127.0.0.1:8080" flag:"listen" help:"host:port of the API"`
-	MetricsListen string        `env:"TROUPE_METRICS_LISTEN" flag:"metrics-listen" help:"host:port of the internal listener for /metrics; none if empty"`
-	DataDir       string        `env:"TROUPE_DATA_DIR" flag:"data-dir" help:"directory of the embedded store, keys and local agents"`
-	RedisURL      string        `env:"TROUPE_REDIS_URL" flag:"redis-url" help:"store: redis://host:port; embedded if empty (dev only)" secret:"url"`
-	BootstrapKey  string        `env:"TROUPE_BOOTSTRAP_API_KEY" help:"platform key of the administrator that exists at first start" secret:"yes"`
-	AdminEmail    string        `env:"TROUPE_ADMIN_EMAIL" envDefault:"admin@troupe.internal" flag:"admin-email" help:"e-mail of the administrator account made at first start"`
-	AnthropicURL  string        `env:"TROUPE_ANTHROPIC_URL" flag:"anthropic-url" help:"upstream of the model gateway: a URL, or rehearsal"`
-	AnthropicKey  string        `env:"TROUPE_ANTHROPIC_API_KEY" help:"platform key of the model provider" secret:"yes"`
-	Model         string        `env:"TROUPE_MODEL" flag:"model" help:"model of agents that name none"`
-	Runtime       string        `env:"TROUPE_RUNTIME" envDefault:"process" flag:"runtime" help:"where agents run: process or kubernetes"`
-	Runner        string        `env:"TROUPE_RUNNER" flag:"runner" help:"path of troupe-runner; beside this binary if empty"`
-	ProcessLimit  int           `env:"TROUPE_PROCESS_LIMIT" flag:"process-limit" help:"runners at once; by memory if 0"`
-	Sandbox       string        `env:"TROUPE_SANDBOX" envDefault:"auto" flag:"sandbox" help:"bubblewrap: auto, required or off"`
-	MasterKey     string        `env:"TROUPE_MASTER_KEY" help:"base64 of 32 bytes; dev makes one in the data directory" secret:"yes"`
-	RateLimit     int64         `env:"TROUPE_RATE_LIMIT" envDefault:"1000" flag:"rate-limit" help:"requests per account and minute; 0: off"`
-	GuestLimit    int64         `env:"TROUPE_GUEST_RATE_LIMIT" envDefault:"60" flag:"guest-rate-limit" help:"logins and the like per address and minute; 0: off"`
-	AgentLimit    int           `env:"TROUPE_AGENT_LIMIT" flag:"agent-limit" help:"agents per account; 0: unlimited"`
-	PendingLimit  int           `env:"TROUPE_PENDING_LIMIT" envDefault:"10000" flag:"pending-limit" help:"messages that may wait per agent"`
-	Overdraft     int64         `env:"TROUPE_OVERDRAFT" flag:"overdraft" help:"output tokens a running turn may use beyond its agent's balance"`
-	PublicURL     string        `env:"TROUPE_PUBLIC_URL" flag:"public-url" help:"base URL under which callers reach the API"`
-	NodeURL       string        `env:"TROUPE_NODE_URL" flag:"node-url" help:"base URL under which runners reach this node; from listen if empty"`
-	ClusterListen string        `env:"TROUPE_CLUSTER_LISTEN" envDefault:"127.0.0.1:0" flag:"cluster-listen" help:"host:port of traffic between nodes"`
-	ClusterAdvert string        `env:"TROUPE_CLUSTER_ADVERTISE" flag:"cluster-advertise" help:"host:port under which other nodes reach this one"`
-	NodeName      string        `env:"TROUPE_NODE_NAME" flag:"node-name" help:"name of this node; the host name if empty"`
-	LeaseTTL      time.Duration `env:"TROUPE_LEASE_TTL" envDefault:"6s" flag:"lease-ttl" help:"lease of a member"`
-	Warmth        time.Duration `env:"TROUPE_WARMTH_WINDOW" envDefault:"15m" flag:"warmth-window" help:"default idle time before an agent's pod is stopped"`
-	Passivate     time.Duration `env:"TROUPE_PASSIVATE_AFTER" envDefault:"2m" flag:"passivate-after" help:"idle time before an activation leaves memory"`
-	StartTimeout  time.Duration `env:"TROUPE_START_TIMEOUT" envDefault:"120s" flag:"start-timeout" help:"a pod that did not attach by then has failed"`
-	AllowHTTP     bool          `env:"TROUPE_ALLOW_HTTP" flag:"allow-http" help:"webhooks and MCP servers may use http"`
-	AllowHosts    []string      `env:"TROUPE_EGRESS_ALLOW" flag:"egress-allow" help:"hosts and addresses that the egress guard lets through"`
-	Registration  bool          `env:"TROUPE_REGISTRATION" envDefault:"true" flag:"registration" help:"strangers may create accounts"`
-	PublicMetrics bool          `env:"TROUPE_PUBLIC_METRICS" flag:"public-metrics" help:"serve /metrics on the public listener as well"`
-	Log           string        `env:"TROUPE_LOG" envDefault:"info" flag:"log" help:"debug, info, warn or error"`
+	Listen         string        `env:"TROUPE_LISTEN" envDefault:"127.0.0.1:8080" flag:"listen" help:"host:port of the API"`
+	MetricsListen  string        `env:"TROUPE_METRICS_LISTEN" flag:"metrics-listen" help:"host:port of the internal listener for /metrics; none if empty"`
+	DataDir        string        `env:"TROUPE_DATA_DIR" flag:"data-dir" help:"directory of the embedded store, keys and local agents"`
+	RedisURL       string        `env:"TROUPE_REDIS_URL" flag:"redis-url" help:"store: redis://host:port; embedded if empty (dev only)" secret:"url"`
+	BootstrapKey   string        `env:"TROUPE_BOOTSTRAP_API_KEY" help:"platform key of the administrator that exists at first start" secret:"yes"`
+	AdminEmail     string        `env:"TROUPE_ADMIN_EMAIL" envDefault:"admin@troupe.internal" flag:"admin-email" help:"e-mail of the administrator account made at first start"`
+	AnthropicURL   string        `env:"TROUPE_ANTHROPIC_URL" flag:"anthropic-url" help:"upstream of the model gateway: a URL, or rehearsal"`
+	AnthropicKey   string        `env:"TROUPE_ANTHROPIC_API_KEY" help:"platform key of the model provider" secret:"yes"`
+	Model          string        `env:"TROUPE_MODEL" flag:"model" help:"model of agents that name none"`
+	Runtime        string        `env:"TROUPE_RUNTIME" envDefault:"process" flag:"runtime" help:"where agents run: process or kubernetes"`
+	Runner         string        `env:"TROUPE_RUNNER" flag:"runner" help:"path of troupe-runner; beside this binary if empty"`
+	ProcessLimit   int           `env:"TROUPE_PROCESS_LIMIT" flag:"process-limit" help:"runners at once; by memory if 0"`
+	Sandbox        string        `env:"TROUPE_SANDBOX" envDefault:"auto" flag:"sandbox" help:"bubblewrap: auto, required or off"`
+	MasterKey      string        `env:"TROUPE_MASTER_KEY" help:"base64 of 32 bytes; dev makes one in the data directory" secret:"yes"`
+	RateLimit      int64         `env:"TROUPE_RATE_LIMIT" envDefault:"1000" flag:"rate-limit" help:"requests per account and minute; 0: off"`
+	GuestLimit     int64         `env:"TROUPE_GUEST_RATE_LIMIT" envDefault:"60" flag:"guest-rate-limit" help:"logins and the like per address and minute; 0: off"`
+	AgentLimit     int           `env:"TROUPE_AGENT_LIMIT" flag:"agent-limit" help:"agents per account; 0: unlimited"`
+	PendingLimit   int           `env:"TROUPE_PENDING_LIMIT" envDefault:"10000" flag:"pending-limit" help:"messages that may wait per agent"`
+	Overdraft      int64         `env:"TROUPE_OVERDRAFT" flag:"overdraft" help:"output tokens a running turn may use beyond its agent's balance"`
+	RunnerMetering bool          `env:"TROUPE_RUNNER_METERING" flag:"runner-metering" help:"runners may call models past the gateway and count tokens themselves"`
+	PublicURL      string        `env:"TROUPE_PUBLIC_URL" flag:"public-url" help:"base URL under which callers reach the API"`
+	NodeURL        string        `env:"TROUPE_NODE_URL" flag:"node-url" help:"base URL under which runners reach this node; from listen if empty"`
+	ClusterListen  string        `env:"TROUPE_CLUSTER_LISTEN" envDefault:"127.0.0.1:0" flag:"cluster-listen" help:"host:port of traffic between nodes"`
+	ClusterAdvert  string        `env:"TROUPE_CLUSTER_ADVERTISE" flag:"cluster-advertise" help:"host:port under which other nodes reach this one"`
+	NodeName       string        `env:"TROUPE_NODE_NAME" flag:"node-name" help:"name of this node; the host name if empty"`
+	LeaseTTL       time.Duration `env:"TROUPE_LEASE_TTL" envDefault:"6s" flag:"lease-ttl" help:"lease of a member"`
+	Warmth         time.Duration `env:"TROUPE_WARMTH_WINDOW" envDefault:"15m" flag:"warmth-window" help:"default idle time before an agent's pod is stopped"`
+	Passivate      time.Duration `env:"TROUPE_PASSIVATE_AFTER" envDefault:"2m" flag:"passivate-after" help:"idle time before an activation leaves memory"`
+	StartTimeout   time.Duration `env:"TROUPE_START_TIMEOUT" envDefault:"120s" flag:"start-timeout" help:"a pod that did not attach by then has failed"`
+	AllowHTTP      bool          `env:"TROUPE_ALLOW_HTTP" flag:"allow-http" help:"webhooks and MCP servers may use http"`
+	AllowHosts     []string      `env:"TROUPE_EGRESS_ALLOW" flag:"egress-allow" help:"hosts and addresses that the egress guard lets through"`
+	Registration   bool          `env:"TROUPE_REGISTRATION" envDefault:"true" flag:"registration" help:"strangers may create accounts"`
+	PublicMetrics  bool          `env:"TROUPE_PUBLIC_METRICS" flag:"public-metrics" help:"serve /metrics on the public listener as well"`
+	Log            string        `env:"TROUPE_LOG" envDefault:"info" flag:"log" help:"debug, info, warn or error"`
 
 	dev bool
 }

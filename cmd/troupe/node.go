@@ -50,10 +50,11 @@ type store interface {
 }
 
 const (
-	realModel = "https://api.anthropic.com"
-	rehearsal = "rehearsal"
-	maxBody   = 34 << 20
-	drainTime = 25 * time.Second // REC-9
+	realModel   = "https://api.anthropic.com"
+	rehearsal   = "rehearsal"
+	maxBody     = 34 << 20
+	clusterName = "troupe"
+	drainTime   = 25 * time.Second // REC-9
 )
 
 // node is one running control-plane process.
@@ -67,7 +68,7 @@ type node struct {
 	agents  *agentclient.Client
 	runtime *process.Runtime
 	gate    *gateway.Gateway
-	sweeper *clockgrain.Sweeper
+	keeper  *clockgrain.Keeper
 	server  *route.Server
 	inner   *http.Server
 	addr    string
@@ -112,7 +113,7 @@ func startNode(ctx context.Context, cfg Config, log *slog.Logger) (_ *node, err 
 		return nil, err
 	}
 	n.serve(l, set, authn)
-	n.sweeper = clockgrain.Start(n.st, n.agents.Hint, log)
+	n.keeper = clockgrain.Keep(n.st.Shards(), n.agents.Reach)
 	return n, nil
 }
 
@@ -148,7 +149,7 @@ func openStore(ctx context.Context, cfg *Config) (store, error) {
 func (n *node) settings() agent.Settings {
 	c := &n.cfg
 	return agent.Settings{WarmthMS: c.Warmth.Milliseconds(), Model: c.Model, AllowHTTP: c.AllowHTTP, AllowHosts: c.AllowHosts,
-		MaxPending: c.PendingLimit, Overdraft: c.Overdraft,
+		MaxPending: c.PendingLimit, Overdraft: c.Overdraft, RunnerMetering: c.RunnerMetering,
 		PlatformKey: c.AnthropicKey != "" || n.upstream() == rehearsal, StartTimeout: c.StartTimeout, Passivate: c.Passivate}.WithDefaults()
 }
 
@@ -191,11 +192,12 @@ func (n *node) join(set agent.Settings) {
 		Node: n.cfg.NodeName, URLs: n.urls, Log: n.log, Metrics: n.metrics}
 	host, port, _ := net.SplitHostPort(n.cfg.ClusterListen)
 	p, _ := strconv.Atoi(port)
-	n.cluster = member.Start(n.st, member.Config{Name: "troupe", Host: host, Port: p, Advertised: n.cfg.ClusterAdvert, TTL: n.cfg.LeaseTTL, Log: n.log,
+	n.cluster = member.Start(n.st, member.Config{Name: clusterName, Host: host, Port: p, Advertised: n.cfg.ClusterAdvert, TTL: n.cfg.LeaseTTL, Log: n.log,
 		Self:   agent.Member{Name: n.cfg.NodeName, URL: n.baseURL(), Version: version, StartedMS: time.Now().UnixMilli()},
 		OnLost: func() { close(n.lost) }, Busy: agentclient.Overloaded,
 		Failed: func(kind, identity string, reason any) { n.metrics.restarts.WithLabelValues(kind).Inc() }},
-		cluster.NewKind(agentclient.Kind, agentgrain.Props(deps)))
+		cluster.NewKind(agentclient.Kind, agentgrain.Props(deps)),
+		cluster.NewKind(agent.KindClock, clockgrain.Props(&clockgrain.Deps{Store: n.st, Wake: func(id agent.ID) { n.agents.Hint(id) }, Fenced: n.metrics.Fenced, Log: n.log})))
 }
 
 func (n *node) serve(l net.Listener, set agent.Settings, authn *auth.Service) {
@@ -208,7 +210,7 @@ func (n *node) serve(l net.Listener, set agent.Settings, authn *auth.Service) {
 	n.gate = gateway.New(gcfg)
 	done := make(chan struct{})
 	rcfg := rest.Config{Store: n.st, Auth: authn, Box: n.box, Agents: n.agents, Settings: set, AgentLimit: n.cfg.AgentLimit, PublicURL: n.cfg.PublicURL,
-		RateLimit: n.cfg.RateLimit, Closed: !n.cfg.Registration, Prober: n.gate, Cluster: n.clusterHealth, Accepted: func(d time.Duration) { n.metrics.sendAck.Observe(d.Seconds()) }, Done: done}
+		RateLimit: n.cfg.RateLimit, Closed: !n.cfg.Registration, Prober: n.gate, Cluster: n.clusterHealth, Members: membership{n.cluster}, Shards: n.st.Shards(), Accepted: func(d time.Duration) { n.metrics.sendAck.Observe(d.Seconds()) }, Done: done}
 	if n.cfg.PublicMetrics {
 		rcfg.Scrape = n.metrics.page
 	}
@@ -258,6 +260,20 @@ func (n *node) clusterHealth() (time.Duration, error) {
 	return 0, nil
 }
 
+// membership is the cluster as the public routes show it.
+type membership struct{ *member.Node }
+
+func (membership) Name() string              { return clusterName }
+func (m membership) Self() agent.Member      { return m.Provider.Self() }
+func (m membership) Members() []agent.Member { return m.Provider.View().Members }
+func (m membership) Held() bool              { return m.Provider.Held() }
+func (m membership) Census(ctx context.Context) (map[string]agent.Standing, error) {
+	return m.Provider.Census(ctx)
+}
+func (m membership) Owner(ctx context.Context, kind, identity string) (agent.Claim, error) {
+	return m.Lookup.Owner(ctx, kind, identity)
+}
+
 // bootstrap makes the administrator and its key at first start.
 func (n *node) bootstrap(ctx context.Context, authn *auth.Service) error {
 	key := n.cfg.BootstrapKey
@@ -298,8 +314,8 @@ func (n *node) administrator(ctx context.Context) (account.Account, error) {
 
 // stop is the ordered end: no new requests, what runs finishes, activations are drained while the lease is held.
 func (n *node) stop() {
-	if n.sweeper != nil {
-		n.sweeper.Stop()
+	if n.keeper != nil {
+		n.keeper.Stop()
 	}
 	if n.server != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), drainTime)

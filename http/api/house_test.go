@@ -49,7 +49,7 @@ var arrows = map[string]string{
 	"actors/protocol":         "actors/agent actors/fault google.golang.org/protobuf",
 	"actors/agentclient":      "actors/agent actors/fault actors/protocol github.com/asynkron/protoactor-go",
 	"actors/agentgrain":       "actors/account actors/agent actors/fault actors/field actors/protocol cluster/member github.com/asynkron/protoactor-go",
-	"actors/clockgrain":       "actors/agent actors/fault",
+	"actors/clockgrain":       "actors/agent actors/fault actors/protocol cluster/member github.com/asynkron/protoactor-go",
 	"cluster/member":          "actors/agent actors/fault github.com/asynkron/protoactor-go google.golang.org/grpc",
 	"cluster/process":         "actors/agent actors/fault",
 	"persistence/redisstore":  "actors/agent actors/account actors/fault github.com/redis/go-redis",

@@ -428,3 +428,101 @@ type LegacyConfiguration struct {
 	Memory         MemoryConfig      `json:"memory_config"`
 	Webhooks       map[string]string `json:"webhooks,omitempty"`
 }
+
+// TokenUsage is a sum of model calls.
+type TokenUsage struct {
+	Input      int64 `json:"input_tokens"`
+	Output     int64 `json:"output_tokens"`
+	CacheWrite int64 `json:"cache_creation_input_tokens"`
+	CacheRead  int64 `json:"cache_read_input_tokens"`
+	Requests   int64 `json:"requests"`
+}
+
+// SessionTrigger is what opened a session.
+type SessionTrigger struct {
+	Type      string  `json:"type"`
+	UUID      *string `json:"uuid"`
+	MessageID *string `json:"message_id"`
+}
+
+// Session is one conversation context.
+type Session struct {
+	ID          string         `json:"id"`
+	AgentUUID   string         `json:"agent_uuid"`
+	Mode        string         `json:"mode"`
+	Status      string         `json:"status"`
+	Trigger     SessionTrigger `json:"trigger"`
+	StartedAt   string         `json:"started_at"`
+	EndedAt     *string        `json:"ended_at"`
+	EndReason   *string        `json:"end_reason"`
+	Turns       int            `json:"turn_count"`
+	Compactions int            `json:"compaction_count"`
+	Restarts    int            `json:"restart_count"`
+	SDK         *string        `json:"sdk_session_id"`
+	Usage       TokenUsage     `json:"usage"`
+}
+
+// SessionList is a page of sessions.
+type SessionList struct {
+	Sessions   []Session  `json:"sessions"`
+	Pagination Pagination `json:"pagination"`
+}
+
+// Turn is one run of a session.
+type Turn struct {
+	ID        string     `json:"id"`
+	Number    int        `json:"number"`
+	Status    string     `json:"status"`
+	Reason    *string    `json:"reason"`
+	StartedAt string     `json:"started_at"`
+	EndedAt   *string    `json:"ended_at"`
+	Attempt   int        `json:"attempt"`
+	Messages  []string   `json:"message_ids"`
+	Replies   []string   `json:"reply_ids"`
+	Usage     TokenUsage `json:"usage"`
+}
+
+// SessionDetail is a session with its newest turns.
+type SessionDetail struct {
+	Session
+	TurnList       []Turn            `json:"turns"`
+	CompactionList []json.RawMessage `json:"compactions"`
+}
+
+// AgentEvent is one event of an agent's stream.
+type AgentEvent struct {
+	ID      string          `json:"id"`
+	Type    string          `json:"type"`
+	AgentID string          `json:"agent_id"`
+	At      string          `json:"at"`
+	Data    json.RawMessage `json:"data"`
+}
+
+// Cluster is the state of the cluster as one node sees it.
+type Cluster struct {
+	Name        string          `json:"cluster_name"`
+	Node        string          `json:"node"`
+	GeneratedAt string          `json:"generated_at"`
+	Members     []ClusterMember `json:"members"`
+	Grains      map[string]int  `json:"grains"`
+	Shards      []ClusterShard  `json:"shards"`
+}
+
+// ClusterMember is one node of the cluster.
+type ClusterMember struct {
+	ID        string         `json:"id"`
+	Address   string         `json:"address"`
+	Status    string         `json:"status"`
+	Version   string         `json:"version"`
+	StartedAt string         `json:"started_at"`
+	Kinds     []string       `json:"kinds"`
+	Grains    map[string]int `json:"grains"`
+}
+
+// ClusterShard is one shard of the clock.
+type ClusterShard struct {
+	Shard          int     `json:"shard"`
+	Owner          *string `json:"owner"`
+	Epoch          int64   `json:"epoch"`
+	LeaseExpiresAt *string `json:"lease_expires_at"`
+}

@@ -89,7 +89,7 @@ func (r *rest) list(c *route.Call) (route.Response, error) {
 		return rows[i].item.ID < rows[j].item.ID
 	})
 	total := int64(len(rows))
-	out := api.AgentList{Agents: []api.AgentListItem{}, Pagination: api.Pagination{Page: page, Limit: limit, Total: total, TotalPages: (total + limit - 1) / limit}}
+	out := api.AgentList{Agents: []api.AgentListItem{}, Pagination: pagination(page, limit, total)}
 	for i := (page - 1) * limit; i < min(page*limit, total); i++ {
 		out.Agents = append(out.Agents, rows[i].item)
 	}
@@ -270,8 +270,7 @@ func (r *rest) runtime(c *route.Call) (route.Response, error) {
 		out.Pod.Name, out.Pod.StartedAt = text(s.Pod.Name), agent.StampOrNil(s.Pod.StartedMS)
 	}
 	if f.RunnerLive() {
-		var info struct{ Version string }
-		_ = json.Unmarshal([]byte(f.RunnerInfo), &info)
+		info := agent.DecodeRunner(f.RunnerInfo)
 		exec := f.Execution
 		if exec == "" {
 			exec = "idle"

@@ -27,13 +27,15 @@ type Store interface {
 	agent.Messages
 	agent.Watcher
 	Load(ctx context.Context, id agent.ID) (agent.Snapshot, error)
-	Replay(ctx context.Context, id agent.ID, key, hash string) (*agent.Idempotency, error)
+	agent.Records
+	agent.EventLog
 	Purge(ctx context.Context, id agent.ID) error
 	account.Accounts
 	account.PlatformKeys
 	account.ProviderKeys
 	account.Directory
 	account.Counters
+	account.Streams
 	Ping(ctx context.Context) error
 }
 
@@ -63,6 +65,8 @@ type Config struct {
 	Scrape     func() []byte // the metrics page; nil: not served here
 	Cluster    func() (latency time.Duration, err error)
 	Accepted   func(took time.Duration)
+	Members    Membership
+	Shards     int             // of the clock
 	Done       <-chan struct{} // the node stops: waits end
 }
 
@@ -96,6 +100,9 @@ func (r *rest) agentRoutes() []route.Route {
 		a("POST", "/v1/agent/{id}/status", "setAgentStatus", route.Required, r.status),
 		a("POST", "/v1/agent/{id}/balance", "updateAgentBalance", route.Required, r.balance),
 		a("GET", "/v1/agent/{id}/runtime", "getAgentRuntime", route.None, r.runtime),
+		a("GET", "/v1/agent/{id}/sessions", "listAgentSessions", route.None, r.sessions),
+		a("GET", "/v1/agent/{id}/sessions/{sessionId}", "getAgentSession", route.None, r.session),
+		a("GET", "/v1/agent/{id}/events", "streamAgentEvents", route.None, r.events),
 		wait,
 		a("GET", "/v1/agent/{id}/messages", "listMessages", route.None, r.messages),
 		a("GET", "/v1/agent/{id}/messages/{messageId}", "getMessage", route.None, r.message),

@@ -16,6 +16,7 @@ func (r *rest) systemRoutes() []route.Route {
 	return []route.Route{
 		o("/health", "getHealth", r.health),
 		o("/health/deep", "getDeepHealth", r.deepHealth),
+		{Method: "GET", Path: "/v1/cluster", Op: "getCluster", Access: route.Admin, Handle: r.cluster},
 		o("/metrics", "getMetrics", r.metrics),
 		o("/openapi.yaml", "getOpenapiDocument", func(*route.Call) (route.Response, error) {
 			return route.Response{Status: 200, Body: api.OpenAPI, Type: "application/yaml"}, nil

@@ -30,6 +30,7 @@ type Store interface {
 	agent.Beats
 	agent.Watcher
 	agent.Inbox
+	Report(ctx context.Context, r *agent.Report) (counted bool, balance int64, err error)
 	Load(ctx context.Context, id agent.ID) (agent.Snapshot, error)
 	account.Directory
 }
@@ -202,7 +203,6 @@ const huge = agent.MaxTokens
 func (a *api) attach(c *route.Call) (route.Response, error) {
 	at := agent.Attach{Incarnation: c.Runner.Incarnation}
 	var proto int64
-	var metering string
 	err := read(c, func(rd field.Reader) {
 		rd.Require("protocol_version", "runner_version", "metering")
 		proto, _ = rd.Int("protocol_version", 1, huge, false)
@@ -210,7 +210,7 @@ func (a *api) attach(c *route.Call) (route.Response, error) {
 		rd.String("sdk_name", field.Text{Max: 100})
 		rd.String("sdk_version", field.Text{Max: 100})
 		rd.String("sdk_session_id", field.Text{Max: 200, Nullable: true})
-		metering, _ = rd.String("metering", field.Text{Enum: []string{"gateway", "runner"}})
+		at.Metering, _ = rd.String("metering", field.Text{Enum: []string{agent.MeteringGateway, agent.MeteringRunner}})
 		at.Turn = turnID(rd, "current_turn_id")
 		if at.Endpoint, _ = rd.String("workspace_endpoint", field.Text{Max: 2048}); at.Endpoint != "" && !a.endpoint(at.Endpoint) {
 			rd.Fail("workspace_endpoint", "must be an http URL with a loopback address and a port")
@@ -222,7 +222,7 @@ func (a *api) attach(c *route.Call) (route.Response, error) {
 		}
 		return route.Response{}, err
 	}
-	if metering == "runner" && !a.Settings.RunnerMetering {
+	if at.Metering == agent.MeteringRunner && !a.Settings.RunnerMetering {
 		return route.Response{}, fault.New(fault.Invalid, "validation_failed", "metering by the runner is not allowed here").At("metering", "must be gateway")
 	}
 	if proto != runnerproto.Version {
@@ -499,32 +499,40 @@ func replyTo(rd field.Reader) agent.MessageID {
 	return id
 }
 
-// usage takes reports of calls that bypassed the gateway; while the gateway meters they are not counted (LLM-9).
+// usage takes reports of calls that bypassed the gateway; while the gateway meters they are stored for comparison (LLM-9).
 func (a *api) usage(c *route.Call) (route.Response, error) {
 	v, err := a.load(c)
 	if err != nil {
 		return route.Response{}, err
 	}
-	if v.f.RunnerEpoch != c.Runner.Epoch {
-		return route.Response{}, fault.New(fault.Conflict, "stale_runner", "A newer runner has attached")
-	}
-	var turn agent.TurnID
+	r := &agent.Report{Agent: c.Runner.Agent, Guard: agent.RunnerGuard{Incarnation: c.Runner.Incarnation, Epoch: c.Runner.Epoch}}
 	err = read(c, func(rd field.Reader) {
 		rd.Require("usage_id", "model", "input_tokens", "output_tokens")
 		if rd.Null("usage_id") {
 			rd.Fail("usage_id", "must be a UUID")
 		}
-		turnID(rd, "usage_id")
-		turn = turnID(rd, "turn_id")
+		r.ID = string(turnID(rd, "usage_id"))
+		r.Turn = turnID(rd, "turn_id")
 		rd.String("model", field.Text{Min: 1, Max: 200})
-		for _, n := range []string{"input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens"} {
-			rd.Int(n, 0, huge, false)
+		for name, n := range map[string]*int64{"input_tokens": &r.Usage.Input, "output_tokens": &r.Usage.Output,
+			"cache_creation_input_tokens": &r.Usage.CacheWrite, "cache_read_input_tokens": &r.Usage.CacheRead} {
+			*n, _ = rd.Int(name, 0, huge, false)
 		}
 	})
-	if running := v.state.Turn; err == nil && turn != "" && turn != v.state.LastTurn && (running == nil || running.ID != turn) {
-		err = fault.New(fault.Conflict, "stale_turn", "Another turn is running")
+	if err != nil {
+		return route.Response{}, err
 	}
-	return route.OK(map[string]any{"counted": false, "output_token_balance": v.f.Balance}), err
+	r.Count = a.Settings.RunnerMetering && agent.DecodeRunner(v.f.RunnerInfo).Metering == agent.MeteringRunner
+	counted, balance, err := a.Store.Report(c.Ctx, r)
+	if err != nil {
+		return route.Response{}, err
+	}
+	if counted && balance == 0 && r.Turn != "" { // the cap holds for the next call; this one is over (BAL-6)
+		if _, err := agentclient.Ask[struct{}](c.Ctx, a.Agents, c.Runner.Agent, protocol.Exhaust, protocol.ExhaustCommand{Turn: r.Turn}); err != nil {
+			return route.Response{}, err
+		}
+	}
+	return route.OK(map[string]any{"counted": counted, "output_token_balance": balance}), nil
 }
 
 // body renders a message with sender and recipient.

@@ -1,13 +1,10 @@
 package runnerapi
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"strconv"
 	"time"
-
-	"github.com/valyala/fasthttp"
 
 	"troupe/actors/agent"
 	"troupe/actors/fault"
@@ -16,10 +13,8 @@ import (
 )
 
 const (
-	pingEvery   = 15 * time.Second // a comment line
-	lookEvery   = 5 * time.Second  // covers hints that were lost
-	writeWithin = 30 * time.Second // a reader slower than this is given up
-	readWithin  = 5 * time.Second  // one round of reading from the store
+	lookEvery  = 5 * time.Second // covers hints that were lost
+	readWithin = 5 * time.Second // one round of reading from the store
 )
 
 // subscribe serves the commands of a runner: first sync, a statement of what should run, then every command that is not
@@ -38,20 +33,7 @@ func (a *api) subscribe(c *route.Call) (route.Response, error) {
 		return route.Response{}, err
 	}
 	s := &stream{a: a, id: c.Runner.Agent, inc: c.Runner.Incarnation, epoch: c.Runner.Epoch, sent: last, changed: make(chan struct{}, 1)}
-	return route.Response{Stream: func(ctx *fasthttp.RequestCtx) {
-		ctx.SetStatusCode(200)
-		ctx.SetContentType("text/event-stream")
-		ctx.Response.Header.Set("Cache-Control", "no-cache")
-		ctx.Response.Header.Set("X-Accel-Buffering", "no")
-		conn := ctx.Conn() // ctx dies with the handler
-		ctx.SetBodyStreamWriter(func(w *bufio.Writer) {
-			s.flush = func() error {
-				_ = conn.SetWriteDeadline(time.Now().Add(writeWithin))
-				return w.Flush()
-			}
-			s.run(w)
-		})
-	}}, nil
+	return route.Stream(s.run), nil
 }
 
 // stream is one open command stream.
@@ -62,10 +44,9 @@ type stream struct {
 	epoch   int64
 	sent    int64
 	changed chan struct{}
-	flush   func() error
 }
 
-func (s *stream) run(w *bufio.Writer) {
+func (s *stream) run(w *route.Events) {
 	stop := s.a.Store.Watch(s.id, func() {
 		select {
 		case s.changed <- struct{}{}:
@@ -73,7 +54,7 @@ func (s *stream) run(w *bufio.Writer) {
 		}
 	})
 	defer stop()
-	ping, look := time.NewTicker(pingEvery), time.NewTicker(lookEvery)
+	ping, look := time.NewTicker(route.StreamPing), time.NewTicker(lookEvery)
 	defer ping.Stop()
 	defer look.Stop()
 	for first := true; ; first = false {
@@ -83,11 +64,12 @@ func (s *stream) run(w *bufio.Writer) {
 		select {
 		case <-s.a.Done:
 			return
+		case <-w.Gone():
+			return
 		case <-s.changed:
 		case <-look.C:
 		case <-ping.C:
-			_, _ = w.WriteString(": ping\n\n")
-			if s.flush() != nil {
+			if w.Ping() != nil {
 				return
 			}
 		}
@@ -95,7 +77,7 @@ func (s *stream) run(w *bufio.Writer) {
 }
 
 // round sends what is new. It returns false when the stream has ended.
-func (s *stream) round(w *bufio.Writer, first bool) bool {
+func (s *stream) round(w *route.Events, first bool) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), readWithin)
 	defer cancel()
 	cmds, err := s.a.Store.Commands(ctx, s.id, 0)
@@ -139,7 +121,7 @@ func (s *stream) round(w *bufio.Writer, first bool) bool {
 			s.write(w, v, e)
 		}
 	}
-	return s.flush() == nil
+	return w.Flush() == nil
 }
 
 // current says whether this runner is still the newest.
@@ -160,11 +142,9 @@ func (s *stream) view(ctx context.Context) (*view, error) {
 	return v, json.Unmarshal(sn.State, &v.state)
 }
 
-func (s *stream) write(w *bufio.Writer, v *view, e runnerproto.Event) {
+func (s *stream) write(w *route.Events, v *view, e runnerproto.Event) {
 	e.Epoch, e.AgentID, e.At = max(v.f.Epoch, 1), string(s.id), agent.Stamp(v.f.NowMS)
-	_, _ = w.WriteString("id: " + strconv.FormatInt(e.Seq, 10) + "\nevent: " + e.Event + "\ndata: ")
-	_, _ = w.Write(route.JSON(e))
-	_, _ = w.WriteString("\n\n") // errors show at the flush
+	w.SendSeq(e.Seq, e.Event, route.JSON(e))
 }
 
 // event renders one command. A turn.start of a turn or attempt that is no longer the running one says nothing any more.

@@ -42,9 +42,9 @@ func (s *Store) Commit(ctx context.Context, c *agent.Commit) (agent.Committed, e
 	if c.Guard != nil {
 		guard, epoch = strconv.FormatInt(c.Guard.Incarnation, 10), c.Guard.Epoch
 	}
-	kind, amount := "", int64(0)
+	kind, amount, cause := "", int64(0), ""
 	if c.Balance != nil {
-		kind, amount = "add", c.Balance.Amount
+		kind, amount, cause = "add", c.Balance.Amount, c.Balance.Cause()
 		if c.Balance.Set {
 			kind = "set"
 		}
@@ -53,7 +53,7 @@ func (s *Store) Commit(ctx context.Context, c *agent.Commit) (agent.Committed, e
 	if c.Idem != nil {
 		once = "1"
 	}
-	o.add(c.Fence.Member, c.Fence.Epoch, c.Version, guard, epoch, kind, amount, k.topic(), once)
+	o.add(c.Fence.Member, c.Fence.Epoch, c.Version, guard, epoch, kind, amount, k.topic(), once, cause)
 	o.collect(c)
 	var before []redis.Cmder
 	if c.Due > 0 { // armed before the commit, and only ever earlier: a crash leaves a spurious wake-up at worst
@@ -105,9 +105,9 @@ func (o *operations) collect(c *agent.Commit) {
 	}
 	for _, r := range c.Records {
 		if r.Body == nil {
-			o.add("D", r.Kind+"/"+r.ID, r.ID, o.key(o.k.index(r.Kind)))
+			o.add("D", r.Kind+"/"+r.ID, r.ID, o.key(o.k.index(r.Kind, r.Group)))
 		} else {
-			o.add("R", r.Kind+"/"+r.ID, r.Body, r.Score, r.ID, o.key(o.k.index(r.Kind)))
+			o.add("R", r.Kind+"/"+r.ID, r.Body, r.Score, r.ID, o.key(o.k.index(r.Kind, r.Group)))
 		}
 	}
 	for _, x := range c.Commands {
@@ -162,7 +162,7 @@ func (s *Store) Create(ctx context.Context, c *agent.Creation) (int64, error) {
 	if c.Due > 0 {
 		before = append(before, redis.NewIntCmd(ctx, "zadd", clockKey(shardOf(c.Spec.ID), "d"), "lt", c.Due, string(c.Spec.ID)))
 	}
-	res, err := s.script(ctx, shardOf(c.Spec.ID), createScript, []string{k.head(), k.records(), k.index(agent.RecordFiles), k.events()},
+	res, err := s.script(ctx, shardOf(c.Spec.ID), createScript, []string{k.head(), k.records(), k.index(agent.RecordFiles, ""), k.events()},
 		[]any{string(c.Spec.Account), agent.Encode(&c.Spec), agent.Encode(&c.State), c.Spec.MakeCard(), c.Balance, c.Files,
 			`{"status":"active","previous":"active","reason":null}`}, before...)
 	if err != nil {

@@ -13,7 +13,7 @@ const reservationTTL = 60000
 // Reserve implements agent.Ledger.
 func (s *Store) Reserve(ctx context.Context, r *agent.Reservation) (agent.Granted, error) {
 	k := keysOf(r.Agent)
-	res, err := s.script(ctx, shardOf(r.Agent), reserveScript, []string{k.head(), k.reservations(), k.usage()},
+	res, err := s.script(ctx, shardOf(r.Agent), reserveScript, []string{k.head(), k.reservations(), k.usage(), k.events()},
 		[]any{r.Call, r.Incarnation, r.RunnerEpoch, string(r.Turn), r.Want, r.Floor, r.Overdraft, reservationTTL, agent.AfterTurn.Milliseconds()})
 	if err != nil {
 		return agent.Granted{}, err
@@ -39,7 +39,7 @@ func (s *Store) Settle(ctx context.Context, x *agent.Settlement) (int64, error) 
 
 func (s *Store) settle(ctx context.Context, id agent.ID, args []any, balance *int64) error {
 	k := keysOf(id)
-	res, err := s.script(ctx, shardOf(id), settleScript, []string{k.head(), k.reservations(), k.usage()}, args)
+	res, err := s.script(ctx, shardOf(id), settleScript, []string{k.head(), k.reservations(), k.usage(), k.events()}, args)
 	if err == nil && balance != nil {
 		*balance = reply(res).num(1)
 	}

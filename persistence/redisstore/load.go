@@ -87,12 +87,19 @@ func (s *Store) Purge(ctx context.Context, id agent.ID) error {
 	if err != nil {
 		return storeErr(err)
 	}
-	keys := []string{k.bodies(), k.marks(), k.order(), k.pending(), k.conversations(), k.counters(), k.events(), k.commands(), k.records(), k.reservations(), k.usage()}
+	keys := []string{k.bodies(), k.marks(), k.order(), k.pending(), k.conversations(), k.counters(), k.events(), k.commands(), k.records(), k.reservations(), k.usage(), k.reports()}
 	for _, p := range parties {
 		keys = append(keys, k.party(p))
 	}
-	for _, kind := range []string{agent.RecordSession, agent.RecordTurn, agent.RecordFiles, agent.RecordUpdate, agent.RecordIntent} {
-		keys = append(keys, k.index(kind))
+	sessions, err := s.rdb.ZRange(ctx, k.index(agent.RecordSession, ""), 0, -1).Result()
+	if err != nil {
+		return storeErr(err)
+	}
+	for _, group := range sessions {
+		keys = append(keys, k.index(agent.RecordTurn, group))
+	}
+	for _, kind := range agent.RecordKinds {
+		keys = append(keys, k.index(kind, ""))
 	}
 	if err := storeErr(s.rdb.Unlink(ctx, keys...).Err()); err != nil {
 		return err

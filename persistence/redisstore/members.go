@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"strconv"
+	"time"
 
 	"troupe/actors/agent"
 	"troupe/actors/fault"
@@ -12,23 +13,23 @@ import (
 const memberPrefix = "mem:{m}:"
 
 // Lease implements agent.Leases. It does not share a pipeline with others: the lease must not wait behind them.
-func (s *Store) Lease(ctx context.Context, m agent.Member, join bool, ttlMS int64) (agent.Topology, error) {
+func (s *Store) Lease(ctx context.Context, m agent.Member, join bool, ttlMS int64, grains map[string]int) (agent.Topology, error) {
 	mode := "renew"
 	if join {
 		mode = "join"
 	}
-	return s.lease(ctx, m.ID, string(agent.Encode(m)), mode, ttlMS)
+	return s.lease(ctx, m.ID, string(agent.Encode(m)), mode, ttlMS, string(agent.Encode(grains)))
 }
 
 // Leave implements agent.Leases.
 func (s *Store) Leave(ctx context.Context, id string) error {
-	_, err := s.lease(ctx, id, "", "leave", 1000)
+	_, err := s.lease(ctx, id, "", "leave", 1000, "")
 	return err
 }
 
-func (s *Store) lease(ctx context.Context, id, record, mode string, ttlMS int64) (agent.Topology, error) {
-	keys := []string{memberPrefix + "leases", memberPrefix + "records", memberPrefix + "version", memberPrefix + "beat"}
-	args := []any{id, ttlMS, record, mode, memberPrefix + "t"}
+func (s *Store) lease(ctx context.Context, id, record, mode string, ttlMS int64, grains string) (agent.Topology, error) {
+	keys := []string{memberPrefix + "leases", memberPrefix + "records", memberPrefix + "version", memberPrefix + "beat", memberPrefix + "grains"}
+	args := []any{id, ttlMS, record, mode, memberPrefix + "t", grains}
 	res, err := leaseScript.cmdRun(ctx, s, keys, args)
 	if err != nil {
 		return agent.Topology{}, err
@@ -37,14 +38,35 @@ func (s *Store) lease(ctx context.Context, id, record, mode string, ttlMS int64)
 	if v.num(1) == 1 {
 		return agent.Topology{}, fault.Lost("member " + id)
 	}
+	s.sync(time.UnixMilli(v.num(2)))
 	t := agent.Topology{Version: v.num(0)}
-	for i := 2; i < len(v); i++ {
+	for i := 3; i < len(v); i++ {
 		var m agent.Member
 		if json.Unmarshal([]byte(v.str(i)), &m) == nil {
 			t.Members = append(t.Members, m)
 		}
 	}
 	return t, nil
+}
+
+// Census implements agent.Leases.
+func (s *Store) Census(ctx context.Context) (map[string]agent.Standing, error) {
+	leases, err := s.rdb.ZRangeWithScores(ctx, memberPrefix+"leases", 0, -1).Result()
+	if err != nil {
+		return nil, storeErr(err)
+	}
+	grains, err := s.rdb.HGetAll(ctx, memberPrefix+"grains").Result()
+	if err != nil {
+		return nil, storeErr(err)
+	}
+	out := map[string]agent.Standing{}
+	for _, z := range leases {
+		id, _ := z.Member.(string)
+		st := agent.Standing{LeaseMS: int64(z.Score)}
+		_ = json.Unmarshal([]byte(grains[id]), &st.Grains) // written by Lease
+		out[id] = st
+	}
+	return out, nil
 }
 
 // cmdRun runs a script on a connection of its own.

@@ -221,12 +221,59 @@ func (s *Store) Replay(ctx context.Context, id agent.ID, key, hash string) (*age
 	return &agent.Idempotency{Key: key, Hash: hash, Result: []byte(r.str(1))}, nil
 }
 
-// Usage implements agent.Records.
-func (s *Store) Usage(ctx context.Context, id agent.ID, scope string) (agent.Usage, error) {
-	v, err := s.rdb.HMGet(ctx, keysOf(id).usage(), scope+":i", scope+":o", scope+":w", scope+":r", scope+":n").Result()
+// Recorded implements agent.Records.
+func (s *Store) Recorded(ctx context.Context, id agent.ID, p agent.RecordPage) ([][]byte, int, error) {
+	k := keysOf(id)
+	from := strconv.FormatInt(p.From, 10)
+	verb, lo, hi := "zrangebyscore", from, "+inf"
+	if p.Desc {
+		verb, lo, hi = "zrevrangebyscore", "+inf", from
+	}
+	ids := redis.NewStringSliceCmd(ctx, verb, k.index(p.Kind, p.Group), lo, hi, "limit", p.Offset, p.Limit)
+	total := redis.NewIntCmd(ctx, "zcount", k.index(p.Kind, p.Group), from, "+inf")
+	if err := s.batch.do(ctx, shardOf(id), ids, total); err != nil {
+		return nil, 0, err
+	}
+	if err := firstErr(ids.Err(), total.Err()); err != nil {
+		return nil, 0, storeErr(err)
+	}
+	if len(ids.Val()) == 0 {
+		return nil, int(total.Val()), nil
+	}
+	fields := make([]string, len(ids.Val()))
+	for i, x := range ids.Val() {
+		fields[i] = p.Kind + "/" + x
+	}
+	rows, err := s.rdb.HMGet(ctx, k.records(), fields...).Result()
 	if err != nil {
-		return agent.Usage{}, storeErr(err)
+		return nil, 0, storeErr(err)
+	}
+	var out [][]byte
+	for _, r := range rows {
+		if b, ok := r.(string); ok {
+			out = append(out, []byte(b))
+		}
+	}
+	return out, int(total.Val()), nil
+}
+
+// Usage implements agent.Records.
+func (s *Store) Usage(ctx context.Context, id agent.ID, scopes ...string) ([]agent.Usage, error) {
+	if len(scopes) == 0 {
+		return nil, nil
+	}
+	fields := make([]string, 0, 5*len(scopes))
+	for _, x := range scopes {
+		fields = append(fields, x+":i", x+":o", x+":w", x+":r", x+":n")
+	}
+	v, err := s.rdb.HMGet(ctx, keysOf(id).usage(), fields...).Result()
+	if err != nil {
+		return nil, storeErr(err)
 	}
 	r := values(v)
-	return agent.Usage{Input: r.num(0), Output: r.num(1), CacheWrite: r.num(2), CacheRead: r.num(3), Requests: r.num(4)}, nil
+	out := make([]agent.Usage, len(scopes))
+	for i := range out {
+		out[i] = agent.Usage{Input: r.num(5 * i), Output: r.num(5*i + 1), CacheWrite: r.num(5*i + 2), CacheRead: r.num(5*i + 3), Requests: r.num(5*i + 4)}
+	}
+	return out, nil
 }

@@ -35,6 +35,8 @@ func load(names ...string) *script {
 	return &script{src: src, hash: hashOf(src)}
 }
 
+func inline(src string) *script { return &script{src: src, hash: hashOf(src)} }
+
 // hashOf names a script as Redis does, by SHA-1; no secret is involved.
 func hashOf(src string) string {
 	sum := sha1.Sum([]byte(src))

@@ -29,7 +29,7 @@ func (s *Store) Create(ctx context.Context, c *agent.Creation) (at int64, err er
 			id, string(c.Spec.Account), at, at, c.Balance, string(c.Spec.MakeCard()))
 		t.exec(`INSERT INTO snapshot VALUES (?,?,?)`, id, agent.Encode(&c.Spec), agent.Encode(&c.State))
 		if c.Files != nil {
-			t.exec(`INSERT INTO record VALUES (?,?,'initial',0,?)`, id, agent.RecordFiles, c.Files)
+			t.exec(`INSERT INTO record VALUES (?,?,'initial','',0,?)`, id, agent.RecordFiles, c.Files)
 		}
 		t.event(id, 1, at, "agent.status", []byte(`{"status":"active","previous":"active","reason":null}`))
 		t.arm(id, c.Due)
@@ -38,14 +38,14 @@ func (s *Store) Create(ctx context.Context, c *agent.Creation) (at int64, err er
 	return at, err
 }
 
-// Retention of events (EVT-4); older ones are dropped now and then.
-const keptEvents, dropEvery = 10000, 64
+// dropEvery is how often events that are no longer retained (EVT-4) are dropped.
+const dropEvery = 64
 
 // event appends to the agent's event log. The caller keeps eseq.
 func (t *tx) event(id string, seq, at int64, typ string, data []byte) {
 	t.exec(`INSERT INTO event VALUES (?,?,?,?,?)`, id, seq, at, typ, data)
 	if seq%dropEvery == 0 {
-		t.exec(`DELETE FROM event WHERE agent=? AND seq<=?`, id, seq-keptEvents)
+		t.exec(`DELETE FROM event WHERE agent=? AND seq<=?`, id, seq-agent.MaxEvents)
 	}
 }
 
@@ -64,7 +64,9 @@ func (t *tx) talk(id, party string, at int64, unread int, channel agent.Channel)
 
 // Accept implements agent.Inbox. There is one process and one disk, so the pending stamp travels in the same transaction.
 func (s *Store) Accept(ctx context.Context, a *agent.Acceptance) (out agent.Accepted, err error) {
-	err = s.write(ctx, func(t *tx) error { return t.accept(a, &out) })
+	if err = s.write(ctx, func(t *tx) error { return t.accept(a, &out) }); err == nil {
+		s.hub.notify("a:" + string(a.Agent))
+	}
 	return out, err
 }
 
@@ -193,10 +195,14 @@ func (t *tx) commitAgent(c *agent.Commit, out *agent.Committed) error {
 	t.commands(c, h)
 	for _, r := range c.Records {
 		if r.Body == nil {
-			t.exec(`DELETE FROM record WHERE agent=? AND kind=? AND id=?`, id, r.Kind, r.ID)
+			t.exec(`DELETE FROM record WHERE agent=? AND kind=? AND id=? AND grp=?`, id, r.Kind, r.ID, r.Group)
 		} else {
-			t.exec(`INSERT OR REPLACE INTO record VALUES (?,?,?,?,?)`, id, r.Kind, r.ID, r.Score, r.Body)
+			t.exec(`INSERT OR REPLACE INTO record VALUES (?,?,?,?,?,?)`, id, r.Kind, r.ID, r.Group, r.Score, r.Body)
 		}
+	}
+	if c.Balance != nil && out.Balance != out.Previous {
+		h.eseq++
+		t.event(id, h.eseq, out.NowMS, "balance.changed", fmt.Appendf(nil, `{"balance":%d,"previous":%d,"cause":%q}`, out.Balance, out.Previous, c.Balance.Cause()))
 	}
 	for _, e := range c.Events {
 		h.eseq++
@@ -369,7 +375,7 @@ func (s *Store) Peek(ctx context.Context, id agent.ID, limit int) (agent.Figures
 // Purge implements agent.Snapshots.
 func (s *Store) Purge(ctx context.Context, id agent.ID) error {
 	return s.write(ctx, func(t *tx) error {
-		for _, table := range []string{"message", "conversation", "event", "command", "record", "reservation", "usage", "alarm", "snapshot"} {
+		for _, table := range []string{"message", "conversation", "event", "command", "record", "reservation", "usage", "alarm", "snapshot", "report"} {
 			t.exec(`DELETE FROM `+table+` WHERE agent=?`, string(id))
 		}
 		t.exec(`DELETE FROM idem WHERE owner=?`, string(id))

@@ -10,13 +10,13 @@ import (
 )
 
 // Lease implements agent.Leases. One process owns the store, so the members are those of this process.
-func (s *Store) Lease(ctx context.Context, m agent.Member, join bool, ttlMS int64) (out agent.Topology, err error) {
+func (s *Store) Lease(ctx context.Context, m agent.Member, join bool, ttlMS int64, grains map[string]int) (out agent.Topology, err error) {
 	changed := join
 	err = s.write(ctx, func(t *tx) error {
 		if join {
-			t.exec(`INSERT OR REPLACE INTO member VALUES (?,?,?)`, m.ID, now()+ttlMS, agent.Encode(m))
+			t.exec(`INSERT OR REPLACE INTO member VALUES (?,?,?,?)`, m.ID, now()+ttlMS, agent.Encode(m), agent.Encode(grains))
 			t.exec(`INSERT INTO meta VALUES ('topology',1) ON CONFLICT DO UPDATE SET value=value+1`)
-		} else if t.exec(`UPDATE member SET expires=?, record=? WHERE id=?`, now()+ttlMS, agent.Encode(m), m.ID) == 0 && t.err == nil {
+		} else if t.exec(`UPDATE member SET expires=?, record=?, grains=? WHERE id=?`, now()+ttlMS, agent.Encode(m), agent.Encode(grains), m.ID) == 0 && t.err == nil {
 			return fault.Lost("member " + m.ID)
 		}
 		if t.exec(`DELETE FROM member WHERE expires<?`, now()) > 0 {
@@ -46,6 +46,27 @@ func (s *Store) Leave(ctx context.Context, id string) error {
 	})
 	s.hub.notify("members")
 	return err
+}
+
+// Census implements agent.Leases.
+func (s *Store) Census(ctx context.Context) (map[string]agent.Standing, error) {
+	rows, err := s.r.QueryContext(ctx, `SELECT id, expires, grains FROM member`)
+	if err != nil {
+		return nil, fault.Store(err)
+	}
+	defer rows.Close()
+	out := map[string]agent.Standing{}
+	for rows.Next() {
+		var id string
+		var st agent.Standing
+		var grains []byte
+		if err := rows.Scan(&id, &st.LeaseMS, &grains); err != nil {
+			return nil, fault.Store(err)
+		}
+		_ = json.Unmarshal(grains, &st.Grains) // written by Lease
+		out[id] = st
+	}
+	return out, storeErr(rows.Err())
 }
 
 // WatchMembers implements agent.Leases.
@@ -82,44 +103,60 @@ func (s *Store) Release(ctx context.Context, kind, identity string, f agent.Fenc
 	})
 }
 
-// Sweep implements agent.Clock.
-func (s *Store) Sweep(ctx context.Context, limit int) ([]agent.Alarm, error) {
-	rows, err := s.r.QueryContext(ctx, `SELECT * FROM (SELECT agent, at, 0 FROM alarm WHERE kind='d' AND at<=? ORDER BY at LIMIT ?)
-		UNION ALL SELECT * FROM (SELECT agent, at, 1 FROM alarm WHERE kind='p' AND at<=? ORDER BY at LIMIT ?)`, now(), limit, now()-5000, limit)
-	if err != nil {
+// Shards implements agent.Clock: one process needs no more than one.
+func (*Store) Shards() int { return 1 }
+
+// Sweep implements agent.Clock. Most sweeps find nothing, and then write nothing.
+func (s *Store) Sweep(ctx context.Context, shard int, f agent.Fence, limit int) ([]agent.Alarm, error) {
+	var due bool
+	if err := s.r.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM alarm WHERE kind='d' AND at<=?) OR EXISTS (SELECT 1 FROM alarm WHERE kind='p' AND at<=?)`,
+		now(), now()-5000).Scan(&due); err != nil {
 		return nil, fault.Store(err)
 	}
-	defer rows.Close()
 	var out []agent.Alarm
-	for rows.Next() {
-		var a agent.Alarm
-		var id string
-		if err := rows.Scan(&id, &a.Stamp, &a.Pending); err != nil {
-			return nil, fault.Store(err)
+	err := s.owned(ctx, shard, f, due, func(t *tx) {
+		out = nil
+		for _, id := range t.column(`SELECT agent FROM alarm WHERE kind='d' AND at<=? ORDER BY at LIMIT ?`, now(), limit) {
+			a := agent.Alarm{ID: agent.ID(id)}
+			t.row(`SELECT at FROM alarm WHERE kind='d' AND agent=?`, args(id), &a.Stamp)
+			t.exec(`UPDATE alarm SET at=? WHERE kind='d' AND agent=?`, now()+10000, id)
+			out = append(out, a)
 		}
-		a.ID = agent.ID(id)
-		out = append(out, a)
-	}
-	if err := storeErr(rows.Err()); err != nil || len(out) == 0 {
-		return nil, err
-	}
-	return out, s.write(ctx, func(t *tx) error {
-		for i := range out {
-			a := &out[i]
-			if !a.Pending {
-				t.exec(`UPDATE alarm SET at=? WHERE kind='d' AND agent=? AND at=?`, now()+10000, string(a.ID), a.Stamp)
-				continue
-			}
-			a.Stamp = now() // comes again when it is old again
-			t.exec(`UPDATE alarm SET at=max(at,?) WHERE kind='p' AND agent=?`, a.Stamp, string(a.ID))
+		for _, id := range t.column(`SELECT agent FROM alarm WHERE kind='p' AND at<=? ORDER BY at LIMIT ?`, now()-5000, limit) {
+			a := agent.Alarm{ID: agent.ID(id), Pending: true, Stamp: now()} // comes again when it is old again
+			t.exec(`UPDATE alarm SET at=? WHERE kind='p' AND agent=?`, a.Stamp, id)
+			out = append(out, a)
 		}
+	})
+	return out, err
+}
+
+// owned checks the claim of a shard and, if write is set, runs do in the same step.
+func (s *Store) owned(ctx context.Context, shard int, f agent.Fence, write bool, do func(t *tx)) error {
+	identity := strconv.Itoa(shard)
+	lost := fault.Lost("clock shard " + identity)
+	if !write {
+		c, err := s.Owner(ctx, agent.KindClock, identity)
+		if err == nil && (c.Member != f.Member || c.Epoch != f.Epoch) {
+			err = lost
+		}
+		return err
+	}
+	return s.write(ctx, func(t *tx) error {
+		var member string
+		var epoch int64
+		t.row(`SELECT member, epoch FROM grain WHERE kind=? AND identity=?`, args(agent.KindClock, identity), &member, &epoch)
+		if member != f.Member || epoch != f.Epoch {
+			return lost
+		}
+		do(t)
 		return nil
 	})
 }
 
 // Clear implements agent.Clock.
-func (s *Store) Clear(ctx context.Context, alarms []agent.Alarm) error {
-	return s.write(ctx, func(t *tx) error {
+func (s *Store) Clear(ctx context.Context, shard int, f agent.Fence, alarms []agent.Alarm) error {
+	return s.owned(ctx, shard, f, true, func(t *tx) {
 		for _, a := range alarms {
 			kind := "d"
 			if a.Pending {
@@ -127,7 +164,6 @@ func (s *Store) Clear(ctx context.Context, alarms []agent.Alarm) error {
 			}
 			t.exec(`DELETE FROM alarm WHERE kind=? AND agent=? AND at=?`, kind, string(a.ID), a.Stamp)
 		}
-		return nil
 	})
 }
 

@@ -2,6 +2,7 @@ package sqlitestore
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"troupe/actors/agent"
@@ -17,8 +18,9 @@ type charge struct {
 
 // charge takes the output tokens off the balance, never below zero; what goes beyond is the overdraft of the turn (BAL-4).
 func (t *tx) charge(id string, c charge) (left int64) {
-	t.row(`SELECT balance FROM agent WHERE id=?`, args(id), &left)
-	left -= c.usage.Output
+	var before, last, eseq int64
+	t.row(`SELECT balance, last, eseq FROM agent WHERE id=?`, args(id), &before, &last, &eseq)
+	left = before - c.usage.Output
 	if left < 0 {
 		t.exec(`UPDATE agent SET odu=CASE WHEN odt=? THEN odu ELSE 0 END + ?, odt=? WHERE id=?`, c.turn, -left, c.turn, id)
 		left = 0
@@ -26,12 +28,21 @@ func (t *tx) charge(id string, c charge) (left int64) {
 	t.exec(`UPDATE agent SET balance=?, used=used+? WHERE id=?`, left, c.usage.Output, id)
 	for _, scope := range []string{"t/" + c.turn, "s/" + c.session, "d/" + time.Now().UTC().Format(time.DateOnly), "all"} {
 		if len(scope) > 2 {
-			u := c.usage
-			t.exec(`INSERT INTO usage VALUES (?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET i=i+excluded.i, o=o+excluded.o, w=w+excluded.w, r=r+excluded.r, n=n+excluded.n`,
-				id, scope, u.Input, u.Output, u.CacheWrite, u.CacheRead, u.Requests)
+			t.sum(id, scope, c.usage)
 		}
 	}
+	if left != before {
+		last = max(now(), last)
+		t.exec(`UPDATE agent SET eseq=eseq+1, last=? WHERE id=?`, last, id)
+		t.event(id, eseq+1, last, "balance.changed", fmt.Appendf(nil, `{"balance":%d,"previous":%d,"cause":"usage"}`, left, before))
+	}
 	return left
+}
+
+// sum adds to the sums of one scope (LLM-8).
+func (t *tx) sum(id, scope string, u agent.Usage) {
+	t.exec(`INSERT INTO usage VALUES (?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET i=i+excluded.i, o=o+excluded.o, w=w+excluded.w, r=r+excluded.r, n=n+excluded.n`,
+		id, scope, u.Input, u.Output, u.CacheWrite, u.CacheRead, u.Requests)
 }
 
 // Reserve implements agent.Ledger.
@@ -119,6 +130,7 @@ func (s *Store) Settle(ctx context.Context, x *agent.Settlement) (balance int64,
 		t.row(`SELECT balance FROM agent WHERE id=?`, args(id), &balance)
 		return nil
 	})
+	s.hub.notify("a:" + string(x.Agent))
 	return balance, err
 }
 

@@ -188,8 +188,41 @@ func (s *Store) Replay(ctx context.Context, id agent.ID, key, hash string) (*age
 	return x, nil
 }
 
+// Recorded implements agent.Records.
+func (s *Store) Recorded(ctx context.Context, id agent.ID, p agent.RecordPage) (out [][]byte, total int, err error) {
+	where := ` FROM record WHERE agent=? AND kind=? AND grp=? AND score>=?`
+	args := []any{string(id), p.Kind, p.Group, p.From}
+	if err := s.r.QueryRowContext(ctx, `SELECT count(*)`+where, args...).Scan(&total); err != nil {
+		return nil, 0, fault.Store(err)
+	}
+	dir := ""
+	if p.Desc {
+		dir = " DESC"
+	}
+	rows, err := s.r.QueryContext(ctx, `SELECT body`+where+` ORDER BY score`+dir+`, id`+dir+` LIMIT ? OFFSET ?`, append(args, p.Limit, p.Offset)...)
+	if err != nil {
+		return nil, 0, fault.Store(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var b []byte
+		if err := rows.Scan(&b); err != nil {
+			return nil, 0, fault.Store(err)
+		}
+		out = append(out, b)
+	}
+	return out, total, storeErr(rows.Err())
+}
+
 // Usage implements agent.Records.
-func (s *Store) Usage(ctx context.Context, id agent.ID, scope string) (u agent.Usage, err error) {
-	err = s.r.QueryRowContext(ctx, `SELECT i, o, w, r, n FROM usage WHERE agent=? AND scope=?`, string(id), scope).Scan(&u.Input, &u.Output, &u.CacheWrite, &u.CacheRead, &u.Requests)
-	return u, storeErr(err)
+func (s *Store) Usage(ctx context.Context, id agent.ID, scopes ...string) ([]agent.Usage, error) {
+	out := make([]agent.Usage, len(scopes))
+	for i, scope := range scopes {
+		u := &out[i]
+		err := s.r.QueryRowContext(ctx, `SELECT i, o, w, r, n FROM usage WHERE agent=? AND scope=?`, string(id), scope).Scan(&u.Input, &u.Output, &u.CacheWrite, &u.CacheRead, &u.Requests)
+		if err := storeErr(err); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }

@@ -52,6 +52,29 @@ func (t *tx) row(query string, args []any, into ...any) (found bool) {
 	return err == nil
 }
 
+// column reads the first column of every row.
+func (t *tx) column(query string, args ...any) (out []string) {
+	st := t.stmt(query)
+	if st == nil {
+		return nil
+	}
+	rows, err := st.Query(args...)
+	if err != nil {
+		t.err = err
+		return nil
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var s string
+		if t.err = rows.Scan(&s); t.err != nil {
+			return nil
+		}
+		out = append(out, s)
+	}
+	t.err = rows.Err()
+	return out
+}
+
 // stmt returns the prepared statement, nil after an error. The texts are constants of this package, or built from a few
 // of its column names, so their number is small.
 func (t *tx) stmt(query string) *sql.Stmt {

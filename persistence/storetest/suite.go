@@ -23,8 +23,11 @@ type Store interface {
 	agent.Messages
 	agent.Records
 	agent.Ledger
+	agent.EventLog
+	account.Streams
 	agent.Beats
 	agent.Clock
+	agent.Alarms
 	agent.Watcher
 	agent.Leases
 	agent.Claims
@@ -53,12 +56,16 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		"BAL-1 balance":             testBalance,
 		"LLM-4 reservations":        testLedger,
 		"LLM-2 admission":           testAdmission,
-		"clock":                     testClock,
+		"FENCE-8 clock":             testClock,
 		"IDEM-3 places":             testPlaces,
 		"accounts and keys":         testAccounts,
 		"RATE-1 counters":           testCounters,
 		"LIFE-6 purge":              testPurge,
 		"watch":                     testWatch,
+		"EVT-1 events":              testEvents,
+		"OBS-3 records":             testRecords,
+		"RATE-4 streams":            testStreams,
+		"LLM-9 reports":             testReports,
 		"concurrent accepts commit": testConcurrent,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, &kit{t: t, s: open(t), ctx: context.Background()}) })
@@ -346,7 +353,7 @@ func testClaims(t *testing.T, k *kit) {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			_, ok, err := k.s.Claim(k.ctx, "clock", identity, agent.Claim{}, agent.Claim{Member: fmt.Sprint("m", i), Address: "a", PID: "pid"})
+			_, ok, err := k.s.Claim(k.ctx, "bot", identity, agent.Claim{}, agent.Claim{Member: fmt.Sprint("m", i), Address: "a", PID: "pid"})
 			if err != nil {
 				t.Error(err)
 			}
@@ -359,22 +366,22 @@ func testClaims(t *testing.T, k *kit) {
 	if won.Load() != 1 {
 		t.Fatalf("%d claimants won", won.Load())
 	}
-	c, err := k.s.Owner(k.ctx, "clock", identity)
+	c, err := k.s.Owner(k.ctx, "bot", identity)
 	k.must(err)
 	if c.Epoch != 1 || c.PID != "pid$1" || c.Address != "a" {
 		t.Fatalf("claim %+v", c)
 	}
-	k.must(k.s.Release(k.ctx, "clock", identity, agent.Fence{Member: "stranger", Epoch: 1}))
-	if now, _ := k.s.Owner(k.ctx, "clock", identity); now != c {
+	k.must(k.s.Release(k.ctx, "bot", identity, agent.Fence{Member: "stranger", Epoch: 1}))
+	if now, _ := k.s.Owner(k.ctx, "bot", identity); now != c {
 		t.Fatalf("a stranger released it: %+v", now)
 	}
-	k.must(k.s.Release(k.ctx, "clock", identity, agent.Fence{Member: c.Member, Epoch: 1}))
-	free, err := k.s.Owner(k.ctx, "clock", identity)
+	k.must(k.s.Release(k.ctx, "bot", identity, agent.Fence{Member: c.Member, Epoch: 1}))
+	free, err := k.s.Owner(k.ctx, "bot", identity)
 	k.must(err)
 	if free.Member != "" || free.Epoch != 1 {
 		t.Fatalf("after release %+v", free)
 	}
-	next, ok, err := k.s.Claim(k.ctx, "clock", identity, free, agent.Claim{Member: "m9", Address: "a", PID: "pid"})
+	next, ok, err := k.s.Claim(k.ctx, "bot", identity, free, agent.Claim{Member: "m9", Address: "a", PID: "pid"})
 	k.must(err)
 	if !ok || next.Epoch != 2 {
 		t.Fatalf("the epoch must grow: %+v %v", next, ok)
@@ -391,27 +398,35 @@ func testLeases(t *testing.T, k *kit) {
 		}
 		return false
 	}
-	tp, err := k.s.Lease(k.ctx, m, true, 60000)
+	tp, err := k.s.Lease(k.ctx, m, true, 60000, map[string]int{"agent": 2})
 	k.must(err)
 	if !has(tp) || tp.Version == 0 {
 		t.Fatalf("topology %+v", tp)
 	}
-	tp2, err := k.s.Lease(k.ctx, m, false, 60000)
+	tp2, err := k.s.Lease(k.ctx, m, false, 60000, map[string]int{"agent": 3, "clock": 1})
 	k.must(err)
 	if tp2.Version != tp.Version {
 		t.Fatalf("a renewal changed the version: %d, %d", tp.Version, tp2.Version)
 	}
+	census, err := k.s.Census(k.ctx)
+	k.must(err)
+	if st := census[m.ID]; st.Grains["agent"] != 3 || st.Grains["clock"] != 1 || time.Until(time.UnixMilli(st.LeaseMS)) < 30*time.Second {
+		t.Errorf("census %+v", census)
+	}
 	k.must(k.s.Leave(k.ctx, m.ID))
-	_, err = k.s.Lease(k.ctx, m, false, 60000)
+	if census, err := k.s.Census(k.ctx); err != nil || census[m.ID].LeaseMS != 0 {
+		t.Errorf("census after leaving: %+v, %v", census, err)
+	}
+	_, err = k.s.Lease(k.ctx, m, false, 60000, map[string]int{"agent": 3, "clock": 1})
 	k.refused(err, fault.Fenced, "")
 	short := m
 	short.ID = agent.NewUUID()
-	_, err = k.s.Lease(k.ctx, short, true, 1)
+	_, err = k.s.Lease(k.ctx, short, true, 1, nil)
 	k.must(err)
 	time.Sleep(5 * time.Millisecond) // the store's own clock is under test
 	other := m
 	other.ID = agent.NewUUID()
-	tp, err = k.s.Lease(k.ctx, other, true, 60000)
+	tp, err = k.s.Lease(k.ctx, other, true, 60000, nil)
 	k.must(err)
 	for _, x := range tp.Members {
 		if x.ID == short.ID {
@@ -610,10 +625,10 @@ func testLedger(t *testing.T, k *kit) {
 	if f := sn.Figures; f.Balance != 1000-spent.Load() || f.Used != spent.Load() || spent.Load() > 1000 {
 		t.Fatalf("BAL-3: spent %d, balance %d, used %d", spent.Load(), f.Balance, f.Used)
 	}
-	u, err := k.s.Usage(k.ctx, id, "t/t1")
+	sums, err := k.s.Usage(k.ctx, id, "t/t1", "nothing", "s/s1")
 	k.must(err)
-	all, _ := k.s.Usage(k.ctx, id, "s/s1")
-	if u.Output != spent.Load() || u.Input != 5*u.Requests || all != u {
+	u, all := sums[0], sums[2]
+	if sums[1] != (agent.Usage{}) || u.Output != spent.Load() || u.Input != 5*u.Requests || all != u {
 		t.Fatalf("LLM-8: usage %+v, session %+v", u, all)
 	}
 }
@@ -675,13 +690,28 @@ func testAdmission(t *testing.T, k *kit) {
 
 func testClock(t *testing.T, k *kit) {
 	id := k.agent(10)
+	owners := map[int]agent.Fence{}
+	home := 0 // the shard of the agent, once it was found
+	for shard := range k.s.Shards() {
+		former, err := k.s.Owner(k.ctx, agent.KindClock, fmt.Sprint(shard))
+		k.must(err)
+		got, won, err := k.s.Claim(k.ctx, agent.KindClock, fmt.Sprint(shard), former, agent.Claim{Member: "m", Address: "127.0.0.1:1", PID: "p"})
+		k.must(err)
+		if !won {
+			t.Fatalf("shard %d was not claimed", shard)
+		}
+		owners[shard] = agent.Fence{Member: "m", Epoch: got.Epoch}
+	}
 	find := func(pending bool) *agent.Alarm {
 		t.Helper()
-		all, err := k.s.Sweep(k.ctx, 10000)
-		k.must(err)
-		for _, a := range all {
-			if a.ID == id && a.Pending == pending {
-				return &a
+		for shard, f := range owners {
+			all, err := k.s.Sweep(k.ctx, shard, f, 10000)
+			k.must(err)
+			for _, a := range all {
+				if a.ID == id && a.Pending == pending {
+					home = shard
+					return &a
+				}
 			}
 		}
 		return nil
@@ -698,7 +728,7 @@ func testClock(t *testing.T, k *kit) {
 		t.Fatal("an alarm that was handed out came again at once")
 	}
 	k.must(k.s.Arm(k.ctx, id, 2000))
-	k.must(k.s.Clear(k.ctx, []agent.Alarm{*a})) // it has changed since it was read
+	k.must(k.s.Clear(k.ctx, home, owners[home], []agent.Alarm{*a})) // it has changed since it was read
 	if find(false) == nil {
 		t.Fatal("an alarm that was armed anew was cleared")
 	}
@@ -715,6 +745,11 @@ func testClock(t *testing.T, k *kit) {
 	if find(true) != nil {
 		t.Fatal("a fresh acceptance is swept before its hint had time")
 	}
+	stale := owners[home] // the owner before the last one neither hands out nor clears (FENCE-8)
+	stale.Epoch--
+	_, err = k.s.Sweep(k.ctx, home, stale, 10)
+	k.refused(err, fault.Fenced, "")
+	k.refused(k.s.Clear(k.ctx, home, stale, []agent.Alarm{*a}), fault.Fenced, "")
 }
 
 func testPlaces(t *testing.T, k *kit) {

@@ -2,7 +2,7 @@
 -- KEYS 1 head 2 bodies 3 marks 4 order 5 pending 6 events 7 conversations 8 conversation counters 9 commands 10 records
 --      11 idempotency (or head) 12... order of a party, or index of a kind of records, named by position in the operations
 -- ARGV 1 member 2 epoch 3 version 4 guard incarnation ("" none) 5 guard runner epoch 6 balance change (""|set|add) 7 amount
---      8 channel to publish on 9 once(1|0): answer {done, result} if the idempotency key is there, then operations:
+--      8 channel to publish on 9 once(1|0): answer {done, result} if the idempotency key is there 10 cause of the balance change, then operations:
 --      H field value | S spec | T state | A id body mark party key channel | - id | + id seq | M id mark party unread
 --      R field body score id key | D field id key | C kind body | X kind... | Z | E type data | I hash result ttl | L lease
 -- Returns {ok, version, now, runner epoch, balance before, after, (seq, created)...} or {fenced} {version, v} {runner} {key} {balance, b}
@@ -27,11 +27,18 @@ if after < 0 or after > 9007199254740991 then return {'balance', int(before)} en
 local now = clock()
 if h[7] and tonumber(h[7]) > now then now = tonumber(h[7]) end
 local at = int(now)
-if ARGV[6] ~= '' then redis.call('HSET', head, 'balance', int(after)) end
 local version = redis.call('HINCRBY', head, 'v', 1)
 redis.call('HSET', head, 'last', at)
+local function event(kind, data)
+  local e = redis.call('HINCRBY', head, 'eseq', 1)
+  redis.call('XADD', KEYS[6], 'MAXLEN', '~', 10000, at .. '-' .. int(e), 't', kind, 'd', data)
+end
+if after ~= before then
+  redis.call('HSET', head, 'balance', int(after))
+  event('balance.changed', '{"balance":' .. int(after) .. ',"previous":' .. int(before) .. ',"cause":"' .. ARGV[10] .. '"}')
+end
 local out = {'ok', int(version), at, h[5] or '0', int(before), int(after)}
-local i = 10
+local i = 11
 while ARGV[i] do
   local op = ARGV[i]
   if op == 'H' then
@@ -76,8 +83,7 @@ while ARGV[i] do
     i = i + 2
   elseif op == 'Z' then redis.call('DEL', KEYS[9]); i = i + 1
   elseif op == 'E' then
-    local e = redis.call('HINCRBY', head, 'eseq', 1)
-    redis.call('XADD', KEYS[6], 'MAXLEN', '~', 10000, e .. '-0', 't', ARGV[i + 1], 'a', at, 'd', ARGV[i + 2])
+    event(ARGV[i + 1], ARGV[i + 2])
     i = i + 3
   elseif op == 'I' then
     local r = ARGV[i + 2] -- a balance command's result is known only here

@@ -12,5 +12,5 @@ if ARGV[6] ~= '' then
   redis.call('ZADD', KEYS[3], 0, 'initial')
 end
 local e = redis.call('HINCRBY', KEYS[1], 'eseq', 1)
-redis.call('XADD', KEYS[4], 'MAXLEN', '~', 10000, e .. '-0', 't', 'agent.status', 'a', at, 'd', ARGV[7])
+redis.call('XADD', KEYS[4], 'MAXLEN', '~', 10000, at .. '-' .. int(e), 't', 'agent.status', 'd', ARGV[7])
 return at

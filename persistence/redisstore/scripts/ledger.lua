@@ -17,7 +17,7 @@ local function sum(key, scope, u)
   end
 end
 -- charge takes the output tokens off the balance, never below zero; what goes beyond it is the overdraft of the turn.
-local function charge(head, usage, turn, session, u)
+local function charge(head, usage, events, turn, session, u)
   local b = tonumber(redis.call('HGET', head, 'balance') or '0')
   local left = b - u.o
   if left < 0 then
@@ -28,6 +28,15 @@ local function charge(head, usage, turn, session, u)
   end
   redis.call('HSET', head, 'balance', int(left))
   redis.call('HINCRBY', head, 'used', int(u.o))
+  if left ~= b then
+    local now, last = clock(), redis.call('HGET', head, 'last')
+    if last and tonumber(last) > now then now = tonumber(last) end
+    local e = int(redis.call('HINCRBY', head, 'eseq', 1))
+    redis.call('HSET', head, 'last', int(now))
+    redis.call('XADD', events, 'MAXLEN', '~', 10000, int(now) .. '-' .. e, 't', 'balance.changed', 'd',
+      '{"balance":' .. int(left) .. ',"previous":' .. int(b) .. ',"cause":"usage"}')
+    redis.call('PUBLISH', string.sub(events, 1, -2) .. 't', e) -- the agent's topic
+  end
   if turn ~= '' then sum(usage, 't/' .. turn, u) end
   if session ~= '' then sum(usage, 's/' .. session, u) end
   sum(usage, 'd/' .. day(clock()), u)

@@ -1,6 +1,6 @@
 -- reserve: output tokens are set aside before a model call (LLM-2, LLM-4). Reservations that were not renewed are settled
 -- as fully used first, so a crash never opens the cap (LLM-7).
--- KEYS 1 head 2 reservations 3 usage
+-- KEYS 1 head 2 reservations 3 usage 4 events
 -- ARGV 1 call 2 incarnation 3 runner epoch ("0" not given) 4 turn ("" not given) 5 want 6 floor 7 overdraft 8 ttl ms 9 after turn ms
 -- Returns {ok, tokens, turn, session, balance} or {key} {runner} {turn} {idle} {busy} {empty}
 local h = redis.call('HMGET', KEYS[1], 'inc', 'repoch', 'turn', 'lturn', 'tend', 'session', 'balance', 'deleted', 'odt', 'odu')
@@ -17,7 +17,7 @@ for i = 1, #all, 2 do
   local a, e, s, t, x = parse(all[i + 1])
   if e < now then
     redis.call('HDEL', KEYS[2], all[i])
-    charge(KEYS[1], KEYS[3], t, x, {i = 0, o = a, w = 0, r = 0, n = 1})
+    charge(KEYS[1], KEYS[3], KEYS[4], t, x, {i = 0, o = a, w = 0, r = 0, n = 1})
   elseif all[i] ~= ARGV[1] then open = open + a end
 end
 local balance = tonumber(redis.call('HGET', KEYS[1], 'balance') or '0')

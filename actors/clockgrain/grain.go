@@ -1,0 +1,140 @@
+// Package clockgrain is the virtual actor of one shard of the durable clock: it wakes the shard's agents that have
+// something due.
+//
+//	Keeper (every member) ── asks each shard "are you there", which is what activates it
+//	clock/<shard>         ── sweeps its shard under its claim; what it finds are hints to agents
+//
+// A shard that is swept twice while its owner changes does no harm, and only the holder of the newest claim can hand out
+// or clear entries (FENCE-8).
+package clockgrain
+
+import (
+	"context"
+	"log/slog"
+	"strconv"
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+	"github.com/asynkron/protoactor-go/cluster"
+
+	"troupe/actors/agent"
+	"troupe/actors/fault"
+	"troupe/actors/protocol"
+	"troupe/cluster/member"
+)
+
+const (
+	period  = 500 * time.Millisecond
+	perRun  = 200 // entries of each kind handed out at once
+	within  = 5 * time.Second
+	retryIn = time.Second
+)
+
+// Store is what a shard reads and clears.
+type Store interface {
+	agent.Clock
+	Peek(ctx context.Context, id agent.ID, limit int) (agent.Figures, []agent.Message, error)
+}
+
+// Deps are the grain's dependencies, shared by the shards of a node.
+type Deps struct {
+	Store  Store
+	Wake   func(agent.ID) // hints one agent; must not block
+	Fenced func(kind string)
+	Log    *slog.Logger
+}
+
+// Grain is the activation of one shard.
+type Grain struct {
+	d     *Deps
+	shard int
+	act   *member.Activation
+	stop  context.CancelFunc
+}
+
+// fenced says that another activation owns the shard.
+type fenced struct{}
+
+// Props returns the properties of clock grains.
+func Props(d *Deps) *actor.Props {
+	return actor.PropsFromProducer(func() actor.Actor { return &Grain{d: d, stop: func() {}} })
+}
+
+// Receive implements actor.Actor. Sweeping is slow work: it runs on a goroutine that ends with the activation.
+func (g *Grain) Receive(c actor.Context) {
+	switch m := c.Message().(type) {
+	case *cluster.ClusterInit:
+		shard, err := strconv.Atoi(m.Identity.Identity)
+		if err != nil || shard < 0 || shard >= g.d.Store.Shards() {
+			g.act = member.ActivationOf(c)
+			g.act.Passivate(c) // no such shard
+			return
+		}
+		g.shard, g.act = shard, member.ActivationOf(c)
+		ctx, cancel := context.WithCancel(context.Background())
+		g.stop = cancel
+		self, root := c.Self(), c.ActorSystem().Root
+		go g.run(ctx, func() { root.Send(self, fenced{}) })
+	case *protocol.Command:
+		if c.Sender() != nil {
+			c.Respond(protocol.Answer(struct{}{}, nil))
+		}
+	case fenced:
+		g.d.Fenced(agent.KindClock)
+		g.act.Passivate(c)
+	case *actor.Stopping, *actor.Restarting:
+		g.stop()
+	}
+}
+
+func (g *Grain) run(ctx context.Context, lost func()) {
+	t := time.NewTicker(period)
+	defer t.Stop()
+	for {
+		err := g.sweep(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case fault.Is(err, fault.Fenced):
+			lost()
+			return
+		case err != nil:
+			g.d.Log.Warn("sweep of the clock failed", "shard", g.shard, "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
+}
+
+// sweep hints what is due once.
+func (g *Grain) sweep(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	alarms, err := g.d.Store.Sweep(ctx, g.shard, g.act.Fence, perRun)
+	if err != nil {
+		return err
+	}
+	var settled []agent.Alarm
+	for _, a := range alarms {
+		if !a.Pending {
+			g.d.Wake(a.ID)
+			continue
+		}
+		// An entry stays until nothing waits, or nothing that waits could start (POD-6).
+		f, _, err := g.d.Store.Peek(ctx, a.ID, 1)
+		switch {
+		case err != nil && !fault.Is(err, fault.NotFound): // not known: the entry comes again
+		case err == nil && f.Status == agent.Active && f.Pending > 0 && f.Balance > 0:
+			g.d.Wake(a.ID)
+		default:
+			settled = append(settled, a)
+		}
+	}
+	if len(settled) == 0 {
+		return nil
+	}
+	return g.d.Store.Clear(ctx, g.shard, g.act.Fence, settled)
+}
