@@ -140,6 +140,14 @@ type Idempotency struct {
 	Result []byte // empty in a commit that changes the balance: the store puts {"previous","balance"} there
 }
 
+// Bytes is the stored result, nil for no record.
+func (i *Idempotency) Bytes() []byte {
+	if i == nil {
+		return nil
+	}
+	return i.Result
+}
+
 // Commit is the unit of work of an activation: all of it is durable or nothing.
 // It is refused as fault.Fenced when the fence is not the newest, as fault.Conflict "version" when the snapshot moved,
 // as fault.Conflict stale_runner when Guard does not hold.
@@ -232,6 +240,8 @@ type Acceptance struct {
 	Body    Body
 	Idem    *Idempotency
 	Limit   int // MSG-15
+	// Trigger is the trigger that made it; its count and newest instant move in the same step (TRIG-8).
+	Trigger string
 }
 
 // Accepted is the result: the message as stored, or the one stored earlier under the same idempotency key.
@@ -279,6 +289,20 @@ type Messages interface {
 	Conversations(ctx context.Context, id ID, beforeMS int64, limit int) (rows []ConversationRow, more bool, err error)
 }
 
+// Fired is how often a trigger was called with success, and when last, ms (TRIG-8).
+type Fired struct {
+	Count  int64
+	LastMS int64
+}
+
+// Routes leads from an id that the outside knows to the agent that it belongs to. What the agent says of the id is the truth;
+// a route without it leads nowhere.
+type Routes interface {
+	PutRoute(ctx context.Context, kind, id string, to ID) error
+	Route(ctx context.Context, kind, id string) (to ID, err error) // "" when there is none
+	DropRoute(ctx context.Context, kind, id string) error
+}
+
 // Records are the reading side of Commit.Records and of the command queue.
 type Records interface {
 	Record(ctx context.Context, id ID, kind, rec string) ([]byte, error) // nil when there is none
@@ -286,6 +310,8 @@ type Records interface {
 	Replay(ctx context.Context, id ID, key, hash string) (*Idempotency, error) // nil when there is none
 	// Recorded returns one page of records and how many there are from the least score on.
 	Recorded(ctx context.Context, id ID, p RecordPage) (bodies [][]byte, total int, err error)
+	// Fired returns the counts of triggers, in their order.
+	Fired(ctx context.Context, id ID, triggers ...string) ([]Fired, error)
 	// Usage returns the sums of scopes, in their order: t/TURN, s/SESSION, d/DAY (UTC), all, or reported.
 	Usage(ctx context.Context, id ID, scopes ...string) ([]Usage, error)
 }

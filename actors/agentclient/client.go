@@ -34,6 +34,7 @@ const (
 // Client asks grains through one cluster member.
 type Client struct {
 	c     *cluster.Cluster
+	ready <-chan struct{}
 	mu    sync.Mutex
 	known map[agent.ID]known
 	hints chan struct{} // bounds hints on their way to other members
@@ -45,9 +46,9 @@ type known struct {
 	until time.Time
 }
 
-// New returns a client of the member c.
-func New(c *cluster.Cluster) *Client {
-	return &Client{c: c, known: map[agent.ID]known{}, hints: make(chan struct{}, maxHints)}
+// New returns a client of the member c, which may be asked once ready is closed.
+func New(c *cluster.Cluster, ready <-chan struct{}) *Client {
+	return &Client{c: c, ready: ready, known: map[agent.ID]known{}, hints: make(chan struct{}, maxHints)}
 }
 
 // Ask sends a command and waits for its result, which is decoded into T. Errors: the grain's fault, fault.Unavailable.
@@ -133,9 +134,19 @@ func (c *Client) hint(id agent.ID, kind string) {
 	}()
 }
 
+// started says whether the member can be asked; until then the library is still writing what asking reads.
+func (c *Client) started() bool {
+	select {
+	case <-c.ready:
+		return true
+	default:
+		return false
+	}
+}
+
 // Reach finds the activation of a grain of any kind, making one if there is none. It is one attempt with a deadline of its own.
 func (c *Client) Reach(kind, identity string) bool {
-	return c.c.IdentityLookup != nil && c.c.IdentityLookup.Get(&cluster.ClusterIdentity{Identity: identity, Kind: kind}) != nil
+	return c.started() && c.c.IdentityLookup.Get(&cluster.ClusterIdentity{Identity: identity, Kind: kind}) != nil
 }
 
 // remembered returns where the activation was found, while that can be trusted.
@@ -162,7 +173,7 @@ func (c *Client) find(id agent.ID) *actor.PID {
 	if pid := c.remembered(id); pid != nil {
 		return pid
 	}
-	if c.c.IdentityLookup == nil { // the member is still starting
+	if !c.started() {
 		return nil
 	}
 	pid := c.c.IdentityLookup.Get(&cluster.ClusterIdentity{Identity: string(id), Kind: Kind})

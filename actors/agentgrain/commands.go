@@ -48,6 +48,7 @@ func init() { // a variable initialised in place would refer to itself through G
 		protocol.Session:  with((*Grain).session),
 		protocol.Report:   with((*Grain).report),
 		protocol.Exhaust:  with((*Grain).exhaust),
+		protocol.Trigger:  with((*Grain).trigger),
 	}
 }
 
@@ -314,7 +315,6 @@ func (g *Grain) post(c actor.Context, cmd *protocol.Command, b protocol.ReplyCom
 	if err != nil {
 		return nil, err
 	}
-	key := cmd.Id
 	res, err := g.step(c, nil, fromRunner(b.Guard, func(m *agent.Machine) (any, error) {
 		var id agent.MessageID
 		var err error
@@ -327,7 +327,7 @@ func (g *Grain) post(c actor.Context, cmd *protocol.Command, b protocol.ReplyCom
 			return nil, err
 		}
 		out := protocol.MessageResult{ID: id}
-		m.C.Idem = &agent.Idempotency{Key: "cmd/" + key, Hash: cmd.Kind, Result: agent.Encode(out)}
+		m.C.Idem = &agent.Idempotency{Key: onceKey(cmd), Hash: cmd.Kind, Result: agent.Encode(out)}
 		if b.Key != "" {
 			m.C.Idem = &agent.Idempotency{Key: b.Key, Hash: b.Hash, Result: agent.Encode(out)}
 		}

@@ -35,6 +35,7 @@ type Store interface {
 	agent.Messages
 	agent.Records
 	agent.Alarms
+	agent.Routes
 }
 
 // Places gives the place of a deleted agent back, with its keys.
@@ -211,7 +212,7 @@ func (g *Grain) step(c actor.Context, cmd *protocol.Command, decide decision) (a
 	}
 	commit.Agent, commit.Fence, commit.Version = g.id, g.act.Fence, g.version
 	if cmd != nil && cmd.Id != "" && once[cmd.Kind] && commit.Idem == nil {
-		commit.Idem = &agent.Idempotency{Key: "cmd/" + cmd.Id, Hash: cmd.Kind}
+		commit.Idem = &agent.Idempotency{Key: onceKey(cmd), Hash: cmd.Kind}
 		if _, after := result.(committed); !after {
 			commit.Idem.Result = agent.Encode(result)
 		}
@@ -247,7 +248,10 @@ func (g *Grain) step(c actor.Context, cmd *protocol.Command, decide decision) (a
 type committed func(agent.Committed) any
 
 // once names the commands whose repetition is told by their id; the others are safe to repeat as they are.
-var once = map[string]bool{protocol.Status: true, protocol.Balance: true, protocol.Update: true}
+var once = map[string]bool{protocol.Status: true, protocol.Balance: true, protocol.Update: true, protocol.Trigger: true}
+
+// onceKey is under which a command's result is remembered.
+func onceKey(cmd *protocol.Command) string { return "cmd/" + cmd.Id }
 
 // machine reads what the agent is now. Figures are always read anew: scripts change them beside the activation.
 func (g *Grain) machine(ctx context.Context) (*agent.Machine, []agent.Message, error) {

@@ -37,6 +37,7 @@ const (
 	Session  = "session"  // SessionCommand → –
 	Report   = "report"   // ReportCommand → ReportResult
 	Exhaust  = "exhaust"  // ExhaustCommand → –
+	Trigger  = "trigger"  // TriggerCommand → TriggerResult
 	Read     = "read"     // ReadCommand → MarkResult (mark-read by the user)
 )
 
@@ -154,6 +155,19 @@ type (
 		Turn agent.TurnID      `json:"turn,omitempty"`
 		Read bool              `json:"read"`
 		IDs  []agent.MessageID `json:"ids"`
+	}
+	// TriggerCommand makes, changes or deletes a trigger.
+	TriggerCommand struct {
+		Add  *agent.InboundTrigger `json:"add,omitempty"` // complete but for its instants
+		ID   string                `json:"id,omitempty"`  // of the one to change or delete
+		Set  *agent.TriggerPatch   `json:"set,omitempty"` // nil: delete
+		Key  string                `json:"key,omitempty"` // idempotency of Add
+		Hash string                `json:"hash,omitempty"`
+	}
+	// TriggerResult is a trigger as it is now; replayed: as it was made.
+	TriggerResult struct {
+		agent.InboundTrigger
+		Replayed bool `json:"replayed,omitempty"`
 	}
 	// ReadCommand marks replies as read by the user.
 	ReadCommand struct {

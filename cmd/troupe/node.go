@@ -106,7 +106,7 @@ func startNode(ctx context.Context, cfg Config, log *slog.Logger) (_ *node, err 
 		return nil, err
 	}
 	n.join(set)
-	n.agents = agentclient.New(n.cluster.Cluster)
+	n.agents = agentclient.New(n.cluster.Cluster, n.cluster.Provider.Ready())
 	authn := auth.New(n.st, n.box, log)
 	if err = n.bootstrap(ctx, authn); err != nil {
 		_ = l.Close()

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"encoding/json"
@@ -29,6 +30,7 @@ type Store interface {
 	Load(ctx context.Context, id agent.ID) (agent.Snapshot, error)
 	agent.Records
 	agent.EventLog
+	agent.Routes
 	Purge(ctx context.Context, id agent.ID) error
 	account.Accounts
 	account.PlatformKeys
@@ -75,7 +77,7 @@ type rest struct{ Config }
 // Routes is the table of this room.
 func Routes(cfg Config) []route.Route {
 	r := &rest{cfg}
-	return append(append(r.agentRoutes(), r.accountRoutes()...), r.systemRoutes()...)
+	return slices.Concat(r.agentRoutes(), r.triggerRoutes(), r.accountRoutes(), r.systemRoutes())
 }
 
 func (r *rest) agentRoutes() []route.Route {

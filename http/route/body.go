@@ -59,13 +59,9 @@ var visible = regexp.MustCompile(`^[\x21-\x7e]{1,255}$`)
 // Idempotency returns the request's idempotency record, nil if no key was given (IDEM-1, IDEM-2). Scope names what the
 // key belongs to besides the route. The hash is over the raw bytes and the query without wait (IDEM-4).
 func (c *Call) Idempotency(scope string) (*agent.Idempotency, error) {
-	key := c.Header("Idempotency-Key")
-	if len(c.Request.Header.Peek("Idempotency-Key")) == 0 {
-		return nil, nil
-	}
-	if !visible.MatchString(key) {
-		return nil, fault.New(fault.Invalid, "validation_failed", "Idempotency-Key must be 1 to 255 visible ASCII characters").
-			At("Idempotency-Key", "must be 1 to 255 visible ASCII characters")
+	idem, err := c.IdempotencyOf("Idempotency-Key", scope)
+	if idem == nil || err != nil {
+		return nil, err
 	}
 	q := append([]byte(nil), c.QueryArgs().QueryString()...)
 	args := c.QueryArgs()
@@ -79,8 +75,22 @@ func (c *Call) Idempotency(scope string) (*agent.Idempotency, error) {
 	h.Write(c.PostBody())
 	h.Write([]byte{0})
 	h.Write(q)
+	idem.Hash = hex.EncodeToString(h.Sum(nil))
+	return idem, nil
+}
+
+// IdempotencyOf returns the record of a key in another header, nil if it was not given. Such a key stands for the request
+// whatever its body (TRIG-7).
+func (c *Call) IdempotencyOf(header, scope string) (*agent.Idempotency, error) {
+	key := c.Header(header)
+	if key == "" {
+		return nil, nil
+	}
+	if !visible.MatchString(key) {
+		return nil, fault.New(fault.Invalid, "validation_failed", header+" must be 1 to 255 visible ASCII characters").At(header, "must be 1 to 255 visible ASCII characters")
+	}
 	k := sha256.Sum256([]byte(c.Route.Op + "\x00" + scope + "\x00" + key))
-	return &agent.Idempotency{Key: hex.EncodeToString(k[:]), Hash: hex.EncodeToString(h.Sum(nil))}, nil
+	return &agent.Idempotency{Key: hex.EncodeToString(k[:]), Hash: "any"}, nil
 }
 
 // Query reads query parameters and collects what is wrong with them.

@@ -96,6 +96,7 @@ type Call struct {
 	Runner    Runner
 	RequestID string
 	Log       *slog.Logger
+	counters  account.Counters
 	stop      context.CancelFunc
 }
 

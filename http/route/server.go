@@ -224,7 +224,7 @@ func (s *Server) serve(ctx *fasthttp.RequestCtx, rt *Route) {
 	if timeout == 0 {
 		timeout = DefaultTimeout
 	}
-	c := &Call{RequestCtx: ctx, Route: rt, RequestID: requestID(ctx)}
+	c := &Call{RequestCtx: ctx, Route: rt, RequestID: requestID(ctx), counters: s.cfg.Counters}
 	c.Ctx, c.stop = context.WithTimeout(s.ctx, timeout)
 	defer c.stop()
 	res, err := s.run(c)
@@ -306,7 +306,12 @@ func (s *Server) limit(c *Call) error {
 	if limit <= 0 {
 		return nil
 	}
-	w, err := s.cfg.Counters.Count(c.Ctx, key, limit, 60000)
+	return c.Limit(key, limit)
+}
+
+// Limit counts a call of at most limit per minute under key and sets the rate headers (RATE-1, RATE-3).
+func (c *Call) Limit(key string, limit int64) error {
+	w, err := c.counters.Count(c.Ctx, key, limit, 60000)
 	if err != nil {
 		return nil
 	}

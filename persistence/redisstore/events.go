@@ -86,6 +86,44 @@ func (s *Store) CloseStream(ctx context.Context, key, id string) error {
 	return storeErr(s.rdb.ZRem(ctx, "st:{"+key+"}", id).Err())
 }
 
+func routeKey(kind, id string) string { return "rt:{" + kind + "/" + id + "}" }
+
+// PutRoute implements agent.Routes.
+func (s *Store) PutRoute(ctx context.Context, kind, id string, to agent.ID) error {
+	return storeErr(s.rdb.Set(ctx, routeKey(kind, id), string(to), 0).Err())
+}
+
+// Route implements agent.Routes.
+func (s *Store) Route(ctx context.Context, kind, id string) (agent.ID, error) {
+	to, err := s.rdb.Get(ctx, routeKey(kind, id)).Result()
+	return agent.ID(to), storeErr(err)
+}
+
+// DropRoute implements agent.Routes.
+func (s *Store) DropRoute(ctx context.Context, kind, id string) error {
+	return storeErr(s.rdb.Del(ctx, routeKey(kind, id)).Err())
+}
+
+// Fired implements agent.Records.
+func (s *Store) Fired(ctx context.Context, id agent.ID, triggers ...string) ([]agent.Fired, error) {
+	if len(triggers) == 0 {
+		return nil, nil
+	}
+	fields := make([]string, 0, 2*len(triggers))
+	for _, t := range triggers {
+		fields = append(fields, t+":n", t+":at")
+	}
+	v, err := s.rdb.HMGet(ctx, keysOf(id).counters(), fields...).Result()
+	if err != nil {
+		return nil, storeErr(err)
+	}
+	out := make([]agent.Fired, len(triggers))
+	for i := range out {
+		out[i] = agent.Fired{Count: values(v).num(2 * i), LastMS: values(v).num(2*i + 1)}
+	}
+	return out, nil
+}
+
 // Report implements agent.Ledger.
 func (s *Store) Report(ctx context.Context, r *agent.Report) (bool, int64, error) {
 	k := keysOf(r.Agent)

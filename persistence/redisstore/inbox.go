@@ -116,7 +116,7 @@ func acceptance(a *agent.Acceptance, latestMS int64) (keys []string, args []any)
 	}
 	event := `{"message_id":"` + a.ID.String() + `","role":"user","channel":"` + string(a.Body.Channel) + `"}`
 	return []string{k.head(), k.bodies(), k.order(), k.pending(), k.events(), k.conversations(), k.counters(), k.party(a.Body.Counterparty), idemKey},
-		[]any{string(a.Account), string(a.ID), agent.Encode(&a.Body), a.Body.Counterparty, string(a.Body.Channel), a.Limit, interrupt, hash, ttlIdempotency, latestMS, event, k.topic()}
+		[]any{string(a.Account), string(a.ID), agent.Encode(&a.Body), a.Body.Counterparty, string(a.Body.Channel), a.Limit, interrupt, hash, ttlIdempotency, latestMS, event, k.topic(), a.Trigger}
 }
 
 func accepted(res any, limit int) (agent.Accepted, error) {

@@ -17,7 +17,7 @@ import (
 //	a:{id}:p        zset    pending message id by seq                A C
 //	a:{id}:o:PARTY  zset    message id of one counterparty by seq    A C
 //	a:{id}:cv       zset    counterparty by time of last message     A C
-//	a:{id}:cc       hash    PARTY:u unread, :c channel               A C
+//	a:{id}:cc       hash    PARTY:u unread, :c channel, TRIGGER:n :at  A C
 //	a:{id}:e        stream  events, id ms-seq, newest 10000          A C N L
 //	a:{id}:c        zset    runner commands by seq                   C
 //	a:{id}:r        hash    kind/id → record                         C N
@@ -38,6 +38,7 @@ import (
 //	acct:first      string  account id of the administrator
 //	pk:{HASH}       string  account id/key id
 //	n:{KEY}         string  counter of a window
+//	rt:{KIND/ID}    string  agent that an id of the outside belongs to
 //	st:{KEY}        zset    open streams of an agent or account by end of their lease
 //	clk:{SHARD}:h   hash    claim of the shard
 //	clk:{SHARD}:d   zset    agent id by due instant

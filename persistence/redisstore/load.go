@@ -98,6 +98,15 @@ func (s *Store) Purge(ctx context.Context, id agent.ID) error {
 	for _, group := range sessions {
 		keys = append(keys, k.index(agent.RecordTurn, group))
 	}
+	triggers, err := s.rdb.ZRange(ctx, k.index(agent.RecordTrigger, ""), 0, -1).Result()
+	if err != nil {
+		return storeErr(err)
+	}
+	for _, id := range triggers {
+		if err := s.DropRoute(ctx, agent.RecordTrigger, id); err != nil {
+			return err
+		}
+	}
 	for _, kind := range agent.RecordKinds {
 		keys = append(keys, k.index(kind, ""))
 	}

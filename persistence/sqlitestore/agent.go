@@ -114,6 +114,9 @@ func (t *tx) accept(a *agent.Acceptance, out *agent.Accepted) error {
 	if a.Idem != nil {
 		t.exec(`INSERT OR REPLACE INTO idem VALUES (?,?,?,?,NULL,0,?)`, id, a.Idem.Key, a.Idem.Hash, string(a.ID), now()+idemTTL)
 	}
+	if a.Trigger != "" {
+		t.exec(`INSERT INTO fired VALUES (?,?,1,?) ON CONFLICT DO UPDATE SET n=n+1, at=excluded.at`, id, a.Trigger, out.CreatedMS)
+	}
 	t.stamp(id)
 	return nil
 }
@@ -375,7 +378,7 @@ func (s *Store) Peek(ctx context.Context, id agent.ID, limit int) (agent.Figures
 // Purge implements agent.Snapshots.
 func (s *Store) Purge(ctx context.Context, id agent.ID) error {
 	return s.write(ctx, func(t *tx) error {
-		for _, table := range []string{"message", "conversation", "event", "command", "record", "reservation", "usage", "alarm", "snapshot", "report"} {
+		for _, table := range []string{"message", "conversation", "event", "command", "record", "reservation", "usage", "alarm", "snapshot", "report", "fired", "route"} {
 			t.exec(`DELETE FROM `+table+` WHERE agent=?`, string(id))
 		}
 		t.exec(`DELETE FROM idem WHERE owner=?`, string(id))

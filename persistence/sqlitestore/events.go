@@ -66,6 +66,40 @@ func (s *Store) CloseStream(ctx context.Context, key, id string) error {
 	})
 }
 
+// PutRoute implements agent.Routes.
+func (s *Store) PutRoute(ctx context.Context, kind, id string, to agent.ID) error {
+	return s.write(ctx, func(t *tx) error {
+		t.exec(`INSERT OR REPLACE INTO route VALUES (?,?,?)`, kind, id, string(to))
+		return nil
+	})
+}
+
+// Route implements agent.Routes.
+func (s *Store) Route(ctx context.Context, kind, id string) (to agent.ID, err error) {
+	err = s.r.QueryRowContext(ctx, `SELECT agent FROM route WHERE kind=? AND id=?`, kind, id).Scan(&to)
+	return to, storeErr(err)
+}
+
+// DropRoute implements agent.Routes.
+func (s *Store) DropRoute(ctx context.Context, kind, id string) error {
+	return s.write(ctx, func(t *tx) error {
+		t.exec(`DELETE FROM route WHERE kind=? AND id=?`, kind, id)
+		return nil
+	})
+}
+
+// Fired implements agent.Records.
+func (s *Store) Fired(ctx context.Context, id agent.ID, triggers ...string) ([]agent.Fired, error) {
+	out := make([]agent.Fired, len(triggers))
+	for i, t := range triggers {
+		err := s.r.QueryRowContext(ctx, `SELECT n, at FROM fired WHERE agent=? AND trigger=?`, string(id), t).Scan(&out[i].Count, &out[i].LastMS)
+		if err := storeErr(err); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
 // Report implements agent.Ledger.
 func (s *Store) Report(ctx context.Context, r *agent.Report) (counted bool, balance int64, err error) {
 	err = s.write(ctx, func(t *tx) error {

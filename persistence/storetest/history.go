@@ -184,3 +184,30 @@ func testReports(t *testing.T, k *kit) {
 	_, _, err = report(func(r *agent.Report) { r.ID, r.Guard.Incarnation = "r3", 9 })
 	k.refused(err, fault.Unauthenticated, "")
 }
+
+func testTriggers(t *testing.T, k *kit) {
+	id, trigger := k.agent(1), agent.NewUUID()
+	if to, err := k.s.Route(k.ctx, "trigger", trigger); err != nil || to != "" {
+		t.Errorf("a route nobody made leads to %q, %v", to, err)
+	}
+	k.must(k.s.PutRoute(k.ctx, "trigger", trigger, id))
+	if to, err := k.s.Route(k.ctx, "trigger", trigger); err != nil || to != id {
+		t.Errorf("the route leads to %q, %v", to, err)
+	}
+	a := k.message(id, "p")
+	a.Trigger = trigger
+	got, err := k.s.Accept(k.ctx, &a)
+	k.must(err)
+	if _, err := k.s.Accept(k.ctx, &a); err != nil { // a repeat counts once
+		t.Error(err)
+	}
+	fired, err := k.s.Fired(k.ctx, id, agent.NewUUID(), trigger)
+	k.must(err)
+	if fired[0] != (agent.Fired{}) || fired[1] != (agent.Fired{Count: 1, LastMS: got.CreatedMS}) {
+		t.Errorf("%+v", fired)
+	}
+	k.must(k.s.DropRoute(k.ctx, "trigger", trigger))
+	if to, err := k.s.Route(k.ctx, "trigger", trigger); err != nil || to != "" {
+		t.Errorf("a dropped route leads to %q, %v", to, err)
+	}
+}

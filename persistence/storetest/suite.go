@@ -24,6 +24,7 @@ type Store interface {
 	agent.Records
 	agent.Ledger
 	agent.EventLog
+	agent.Routes
 	account.Streams
 	agent.Beats
 	agent.Clock
@@ -66,6 +67,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		"OBS-3 records":             testRecords,
 		"RATE-4 streams":            testStreams,
 		"LLM-9 reports":             testReports,
+		"TRIG-8 routes and counts":  testTriggers,
 		"concurrent accepts commit": testConcurrent,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, &kit{t: t, s: open(t), ctx: context.Background()}) })

@@ -1,7 +1,7 @@
 -- accept: a message enters an agent's inbox without a fence (MSG-1, FENCE-3).
 -- KEYS 1 head 2 bodies 3 order 4 pending 5 events 6 conversations 7 conversation counters 8 order of the party 9 idempotency
 -- ARGV 1 account 2 message id 3 body 4 party 5 channel 6 limit 7 interrupt(1|0) 8 idempotency hash 9 idempotency ttl ms
---      10 refuse when the clock is past this 11 event data 12 channel to publish on
+--      10 refuse when the clock is past this 11 event data 12 channel to publish on 13 trigger ("" none)
 -- Returns {ok, id, seq, created, status, replayed} or {gone} {status, status, reason} {full} {mismatch} {late}
 -- Invariant: nothing is written unless everything is; repeating the call with the same id changes nothing.
 -- A message without a mark is pending: the mark is first written when it leaves the queue.
@@ -35,6 +35,10 @@ redis.call('ZADD', KEYS[4], seq, ARGV[2])
 redis.call('ZADD', KEYS[8], seq, ARGV[2])
 if redis.call('ZADD', KEYS[6], at, ARGV[4]) == 1 then redis.call('HSET', KEYS[7], ARGV[4] .. ':c', ARGV[5]) end
 redis.call('HINCRBY', KEYS[7], ARGV[4] .. ':u', 1)
+if ARGV[13] ~= '' then
+  redis.call('HINCRBY', KEYS[7], ARGV[13] .. ':n', 1)
+  redis.call('HSET', KEYS[7], ARGV[13] .. ':at', at)
+end
 redis.call('XADD', KEYS[5], 'MAXLEN', '~', 10000, at .. '-' .. e, 't', 'message.pending', 'd', ARGV[11])
 if ARGV[8] ~= '' then
   redis.call('HSET', KEYS[9], 'hash', ARGV[8], 'id', ARGV[2], 'seq', seq, 'at', at)
