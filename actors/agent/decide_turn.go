@@ -262,7 +262,7 @@ func (m *Machine) EndTurn(e End, older func(MessageID) (Message, bool)) (Ended, 
 		return Ended{Outcome: c.Outcome, Replies: t.Replies}, nil
 	}
 	for _, r := range e.Replies {
-		if err := m.reply(t, r, older); err != nil {
+		if _, err := m.reply(t, r, older, true); err != nil {
 			return Ended{}, err
 		}
 	}
@@ -288,31 +288,34 @@ func (m *Machine) EndTurn(e End, older func(MessageID) (Message, bool)) (Ended, 
 	return Ended{Outcome: e.Outcome, Replies: t.Replies}, nil
 }
 
-// reply appends one reply of the running turn (MSG-6, MSG-7).
-func (m *Machine) reply(t *Turn, r ReplyDraft, older func(MessageID) (Message, bool)) error {
+// reply appends one reply of the running turn (MSG-6, MSG-7). One to another agent goes its own way (MSG-14); stored says
+// that nobody waits for the recipient's answer.
+func (m *Machine) reply(t *Turn, r ReplyDraft, older func(MessageID) (Message, bool), stored bool) (MessageID, error) {
 	to := r.ReplyTo
 	if to == "" {
 		if len(t.Batch) == 0 {
-			return fault.New(fault.Invalid, "validation_failed", "reply_to_id is required in a turn without messages").At("reply_to_id", "is required in a turn without messages")
+			return "", fault.New(fault.Invalid, "validation_failed", "reply_to_id is required in a turn without messages").At("reply_to_id", "is required in a turn without messages")
 		}
 		to = t.Batch[len(t.Batch)-1].ID
 	}
 	body := Body{Role: RoleAssistant, Content: r.Content, ReplyTo: to, Metadata: r.Metadata, Source: "agent"}
 	if e := t.Entry(to); e != nil {
-		e.Answered = true
+		e.Answered = e.Answered || e.Channel != ChannelAgent || stored
 		body.Channel, body.Counterparty, body.PartyName, body.PartyType = e.Channel, e.Party, e.PartyName, e.PartyType
 	} else {
 		msg, ok := older(to)
 		if !ok || msg.Role != RoleUser {
-			return fault.New(fault.Invalid, "validation_failed", "reply_to_id is not a message to this agent").At("reply_to_id", "is not a message to this agent")
+			return "", fault.New(fault.Invalid, "validation_failed", "reply_to_id is not a message to this agent").At("reply_to_id", "is not a message to this agent")
 		}
 		if msg.Status == Pending {
 			t.Early = append(t.Early, to) // it counts as answered once it is taken (TURN-10)
 		}
 		body.Channel, body.Counterparty, body.PartyName, body.PartyType = msg.Channel, msg.Counterparty, msg.PartyName, msg.PartyType
 	}
-	m.append(body, t)
-	return nil
+	if body.Channel == ChannelAgent {
+		return m.intend(body, t, stored)
+	}
+	return m.append(body, t), nil
 }
 
 // append stores a message of the agent. To channel api it is delivered at once; a chat channel confirms later (MSG-6).
@@ -337,22 +340,26 @@ func (m *Machine) Reply(id TurnID, r ReplyDraft, older func(MessageID) (Message,
 	if err != nil {
 		return "", err
 	}
-	if err := m.reply(t, r, older); err != nil {
-		return "", err
-	}
-	return t.Replies[len(t.Replies)-1], nil
+	return m.reply(t, r, older, false)
 }
 
-// Tell posts a proactive message to the owner (MSG-8).
+// Tell posts a proactive message to the owner, or to another agent (MSG-8, MSG-14).
 func (m *Machine) Tell(id TurnID, body Body) (MessageID, error) {
 	if m.S.Turn != nil || id != "" {
 		t, err := m.running(id)
 		if err != nil {
 			return "", err
 		}
-		return m.append(body, t), nil
+		return m.tell(body, t)
 	}
-	return m.append(body, nil), nil
+	return m.tell(body, nil)
+}
+
+func (m *Machine) tell(body Body, t *Turn) (MessageID, error) {
+	if body.Channel == ChannelAgent {
+		return m.intend(body, t, false)
+	}
+	return m.append(body, t), nil
 }
 
 // MarkBatch moves messages forward for the runner: pending ones join the running turn (RUN-10). It returns how many changed.

@@ -225,6 +225,9 @@ func (m *Machine) Due() int64 {
 	if s.Deleting {
 		return m.Now + 5000
 	}
+	if len(s.Intents) > 0 {
+		due = append(due, m.Now+5000) // in case that this activation ends before they are delivered
+	}
 	if t := s.Turn; t != nil {
 		switch {
 		case t.Cancel != nil:

@@ -109,6 +109,14 @@ func Encode(v any) []byte {
 	return b.Bytes()[:b.Len()-1] // without the encoder's line break
 }
 
+// mustDecode reads what Encode has just made.
+func mustDecode[T any](b []byte) (v T) {
+	if err := json.Unmarshal(b, &v); err != nil {
+		panic(fmt.Sprintf("decode %T: %v", v, err))
+	}
+	return v
+}
+
 // DecodeMessage reads the stored parts of a message.
 func DecodeMessage(id MessageID, seq, createdMS int64, body, mark []byte) (Message, error) {
 	m := Message{ID: id, Seq: seq, CreatedMS: createdMS}

@@ -3,23 +3,24 @@ package agent
 // State is what the runtime is doing with an agent. It is the snapshot of the activation: small, rewritten with every
 // commit. What the owner configured is in Spec, what scripts count in Figures.
 type State struct {
-	Status     Status      `json:"status"`
-	Reason     string      `json:"reason,omitempty"` // why the status is error
-	Pod        Pod         `json:"pod"`
-	Session    *Session    `json:"session,omitempty"` // the open one
-	Turn       *Turn       `json:"turn,omitempty"`    // the running one
-	TurnCount  int         `json:"turn_count,omitempty"`
-	ActiveMS   int64       `json:"active_ms,omitempty"`   // what the warmth window counts from (POD-4)
-	FilesDue   bool        `json:"files_due,omitempty"`   // initial files are not in the workspace yet (POD-9)
-	Update     string      `json:"update,omitempty"`      // id of a file change that is being applied (FILE-1)
-	Disk       DiskUsage   `json:"disk"`                  // last report of the runner (RUN-13)
-	Deleting   bool        `json:"deleting,omitempty"`    // LIFE-6 has begun
-	Crashes    int         `json:"crashes,omitempty"`     // activations lost to panics since the last good turn
-	LastError  string      `json:"last_error,omitempty"`  // newest non-fatal report of the runner (LIFE-9)
-	LastTurn   TurnID      `json:"last_turn,omitempty"`   // the turn that ended last
-	LastResult Outcome     `json:"last_result,omitempty"` // and how
-	LastForced bool        `json:"last_forced,omitempty"` // its outcome was decided by a cancel
-	LastReply  []MessageID `json:"last_reply,omitempty"`  // and its replies, for repeats of the same end (FENCE-5)
+	Status     Status       `json:"status"`
+	Reason     string       `json:"reason,omitempty"` // why the status is error
+	Pod        Pod          `json:"pod"`
+	Session    *Session     `json:"session,omitempty"` // the open one
+	Turn       *Turn        `json:"turn,omitempty"`    // the running one
+	TurnCount  int          `json:"turn_count,omitempty"`
+	ActiveMS   int64        `json:"active_ms,omitempty"`   // what the warmth window counts from (POD-4)
+	FilesDue   bool         `json:"files_due,omitempty"`   // initial files are not in the workspace yet (POD-9)
+	Update     string       `json:"update,omitempty"`      // id of a file change that is being applied (FILE-1)
+	Disk       DiskUsage    `json:"disk"`                  // last report of the runner (RUN-13)
+	Intents    []OpenIntent `json:"intents,omitempty"`     // messages to other agents on their way (MSG-14)
+	Deleting   bool         `json:"deleting,omitempty"`    // LIFE-6 has begun
+	Crashes    int          `json:"crashes,omitempty"`     // activations lost to panics since the last good turn
+	LastError  string       `json:"last_error,omitempty"`  // newest non-fatal report of the runner (LIFE-9)
+	LastTurn   TurnID       `json:"last_turn,omitempty"`   // the turn that ended last
+	LastResult Outcome      `json:"last_result,omitempty"` // and how
+	LastForced bool         `json:"last_forced,omitempty"` // its outcome was decided by a cancel
+	LastReply  []MessageID  `json:"last_reply,omitempty"`  // and its replies, for repeats of the same end (FENCE-5)
 }
 
 // DiskUsage is the size of the workspace.

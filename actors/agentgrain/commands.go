@@ -298,24 +298,33 @@ func (g *Grain) older(drafts []agent.ReplyDraft) (func(agent.MessageID) (agent.M
 }
 
 func (g *Grain) post(c actor.Context, cmd *protocol.Command, b protocol.ReplyCommand) (any, error) {
+	key, hash := onceKey(cmd), cmd.Kind
 	if b.Key != "" {
-		ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
-		defer cancel()
-		x, err := g.d.Store.Replay(ctx, g.id, b.Key, b.Hash)
-		if err != nil {
-			return nil, err
-		}
-		if x != nil {
-			out, err := protocol.Decode[protocol.MessageResult](x.Result)
-			out.Replayed = true
-			return out, err
-		}
+		key, hash = b.Key, b.Hash
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
+	defer cancel()
+	x, err := g.d.Store.Replay(ctx, g.id, key, hash)
+	if err != nil {
+		return nil, err
+	}
+	if x != nil {
+		out, err := protocol.Decode[protocol.MessageResult](x.Result)
+		out.Replayed = b.Key != ""
+		return out, err
 	}
 	older, err := g.older([]agent.ReplyDraft{b.Draft})
 	if err != nil {
 		return nil, err
 	}
-	res, err := g.step(c, nil, fromRunner(b.Guard, func(m *agent.Machine) (any, error) {
+	g.closed = map[agent.MessageID]error{}
+	defer func() { g.closed = nil }()
+	return g.sent(g.step(c, nil, fromRunner(b.Guard, func(m *agent.Machine) (any, error) {
+		for _, open := range m.S.Intents { // an earlier attempt of this call got so far
+			if open.Key == key {
+				return protocol.MessageResult{ID: open.ID, Intent: true}, nil
+			}
+		}
 		var id agent.MessageID
 		var err error
 		if b.To != nil {
@@ -326,14 +335,12 @@ func (g *Grain) post(c actor.Context, cmd *protocol.Command, b protocol.ReplyCom
 		if err != nil {
 			return nil, err
 		}
-		out := protocol.MessageResult{ID: id}
-		m.C.Idem = &agent.Idempotency{Key: onceKey(cmd), Hash: cmd.Kind, Result: agent.Encode(out)}
-		if b.Key != "" {
-			m.C.Idem = &agent.Idempotency{Key: b.Key, Hash: b.Hash, Result: agent.Encode(out)}
+		out := protocol.MessageResult{ID: id, Intent: m.KeyIntent(id, key, hash)}
+		if !out.Intent {
+			m.C.Idem = &agent.Idempotency{Key: key, Hash: hash, Result: agent.Encode(out)}
 		}
 		return out, nil
-	}))
-	return res, err
+	})))
 }
 
 func (g *Grain) known(ids []agent.MessageID) ([]agent.Message, error) {

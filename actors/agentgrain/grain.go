@@ -36,6 +36,7 @@ type Store interface {
 	agent.Records
 	agent.Alarms
 	agent.Routes
+	agent.Inbox
 }
 
 // Places gives the place of a deleted agent back, with its keys.
@@ -70,6 +71,7 @@ type Deps struct {
 	Sealer    Sealer
 	Settings  agent.Settings
 	Node      string
+	Hint      func(agent.ID)  // to another agent; must not block
 	URLs      func() []string // base URLs of live nodes, this one first
 	Log       *slog.Logger
 	Metrics   Metrics
@@ -84,28 +86,30 @@ const (
 
 // Grain is one activation.
 type Grain struct {
-	d         *Deps
-	id        agent.ID
-	act       *member.Activation
-	spec      []byte // as committed
-	state     []byte
-	version   int64
-	loaded    bool
-	gone      bool
-	activated time.Time
-	armed     int64 // due instant in the clock, as far as this activation knows
-	gen       int   // of the timer
-	timer     *time.Timer
-	idleSince time.Time
-	pod, turn *actor.PID
-	restarts  int
-	waiting   map[string]*actor.PID // callers of file changes, by command id
-	wokenAt   time.Time             // first look that wanted to start a turn, for the wake metric
-	wished    wishKey               // what the pod child was told last
-	opened    int                   // sessions that this activation has opened
-	fileTries int                   // attempts at the file change in hand that did not get through
-	self      *actor.PID
-	root      *actor.RootContext
+	d          *Deps
+	id         agent.ID
+	act        *member.Activation
+	spec       []byte // as committed
+	state      []byte
+	version    int64
+	loaded     bool
+	gone       bool
+	activated  time.Time
+	armed      int64 // due instant in the clock, as far as this activation knows
+	gen        int   // of the timer
+	timer      *time.Timer
+	idleSince  time.Time
+	pod, turn  *actor.PID
+	restarts   int
+	waiting    map[string]*actor.PID     // callers of file changes, by command id
+	wokenAt    time.Time                 // first look that wanted to start a turn, for the wake metric
+	wished     wishKey                   // what the pod child was told last
+	closed     map[agent.MessageID]error // what became of the intents that a caller waits for; nil outside such a call
+	delivering bool
+	opened     int // sessions that this activation has opened
+	fileTries  int // attempts at the file change in hand that did not get through
+	self       *actor.PID
+	root       *actor.RootContext
 }
 
 type tick struct{ gen int }
@@ -334,7 +338,8 @@ func (g *Grain) perform(c actor.Context, m *agent.Machine) {
 	if due > 0 {
 		wait = max(time.Duration(due-m.Now)*time.Millisecond, time.Millisecond)
 	}
-	quiet := m.S.Turn == nil && !m.S.Deleting && m.S.Update == "" && !m.CanStart() &&
+	g.deliver(c, m)
+	quiet := len(m.S.Intents) == 0 && m.S.Turn == nil && !m.S.Deleting && m.S.Update == "" && !m.CanStart() &&
 		(m.S.Pod.Phase == agent.PodUp || m.S.Pod.Phase == agent.PodAbsent && !m.S.Pod.Want)
 	if quiet {
 		if time.Since(g.idleSince) >= g.d.Settings.Passivate {

@@ -148,6 +148,7 @@ type (
 	MessageResult struct {
 		ID       agent.MessageID `json:"id"`
 		Replayed bool            `json:"replayed,omitempty"`
+		Intent   bool            `json:"intent,omitempty"` // it goes to another agent (MSG-14)
 	}
 	// MarkCommand moves messages forward for the runner.
 	MarkCommand struct {

@@ -189,7 +189,7 @@ func (n *node) urls() []string {
 
 func (n *node) join(set agent.Settings) {
 	deps := &agentgrain.Deps{Store: n.st, Places: n.st, Runtime: n.runtime, Workspace: &runnerproto.Workspace{HTTP: &http.Client{}}, Sealer: n.box, Settings: set,
-		Node: n.cfg.NodeName, URLs: n.urls, Log: n.log, Metrics: n.metrics}
+		Hint: func(id agent.ID) { n.agents.Hint(id) }, Node: n.cfg.NodeName, URLs: n.urls, Log: n.log, Metrics: n.metrics}
 	host, port, _ := net.SplitHostPort(n.cfg.ClusterListen)
 	p, _ := strconv.Atoi(port)
 	n.cluster = member.Start(n.st, member.Config{Name: clusterName, Host: host, Port: p, Advertised: n.cfg.ClusterAdvert, TTL: n.cfg.LeaseTTL, Log: n.log,

@@ -720,25 +720,31 @@ func (a *api) key(c *route.Call) (*agent.Idempotency, error) {
 	return c.Idempotency("runtime/" + string(c.Runner.Agent))
 }
 
-// recipient makes the body of a proactive message. Only the owner can be told so far.
-func (a *api) recipient(c *route.Call, v *view, to runnerproto.Recipient, d agent.ReplyDraft, _ string) (*agent.Body, error) {
-	if to.Type == "user" && to.UUID == string(v.spec.Account) {
-		return &agent.Body{Role: agent.RoleAssistant, Content: d.Content, Channel: agent.ChannelAPI, Metadata: d.Metadata, Source: "agent",
-			Counterparty: to.UUID, PartyName: v.spec.Owner, PartyType: "user"}, nil
+// recipient makes the body of a proactive message to the owner or to another agent of the account (MSG-8, TEN-4).
+func (a *api) recipient(c *route.Call, v *view, to runnerproto.Recipient, d agent.ReplyDraft, queue string) (*agent.Body, error) {
+	body := &agent.Body{Role: agent.RoleAssistant, Content: d.Content, Channel: agent.ChannelAPI, Metadata: d.Metadata, Source: "agent",
+		Counterparty: to.UUID, PartyName: v.spec.Owner, PartyType: "user"}
+	missing := fault.New(fault.NotFound, "not_found", "Recipient not found")
+	if to.Type == "user" {
+		if to.UUID != string(v.spec.Account) {
+			return nil, missing
+		}
+		return body, nil
 	}
-	if to.Type == "agent" {
-		return a.toAgent(c, v, to, d)
+	if to.UUID == string(v.spec.ID) {
+		return nil, missing
 	}
-	return nil, fault.New(fault.NotFound, "not_found", "Recipient not found")
-}
-
-func (a *api) toAgent(c *route.Call, v *view, to runnerproto.Recipient, _ agent.ReplyDraft) (*agent.Body, error) {
 	sn, err := a.Store.Load(c.Ctx, agent.ID(to.UUID))
+	if fault.Is(err, fault.NotFound) || err == nil && (sn.Figures.Account != v.spec.Account || sn.Figures.Deleted) {
+		err = missing
+	}
 	if err != nil {
 		return nil, err
 	}
-	if sn.Figures.Account != v.spec.Account { // TEN-4
-		return nil, agent.Gone()
+	var spec agent.Spec
+	if err := json.Unmarshal(sn.Spec, &spec); err != nil {
+		return nil, fmt.Errorf("decode spec of agent %s: %w", to.UUID, err)
 	}
-	return nil, fault.New(fault.Invalid, "recipient_unavailable", "Messages between agents are not served by this version")
+	body.Channel, body.PartyName, body.PartyType, body.QueueMode = agent.ChannelAgent, spec.Name, "agent", queue
+	return body, nil
 }
