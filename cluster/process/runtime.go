@@ -188,8 +188,29 @@ func (r *Runtime) gone(p *proc, cmd *exec.Cmd) bool {
 	}
 }
 
+// alone keeps other starts of the same agent out, on this node and on others that share the directory (POD-1).
+func (r *Runtime) alone(id agent.ID) (release func(), err error) {
+	if err := os.MkdirAll(r.dir(id, "run"), 0o700); err != nil {
+		return nil, fault.New(fault.Unavailable, "dependency_unavailable", "The agent's directory could not be made").Because(err)
+	}
+	f, err := os.OpenFile(filepath.Join(r.dir(id, "run"), "start.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fault.New(fault.Unavailable, "dependency_unavailable", "The agent's directory could not be locked").Because(err)
+	}
+	if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
+		_ = f.Close()
+		return nil, fault.New(fault.Conflict, "pod_not_running", "Another start is running")
+	}
+	return func() { _ = f.Close() }, nil
+}
+
 // Start implements agent.Runtime.
 func (r *Runtime) Start(_ context.Context, spec agent.PodSpec) error {
+	release, err := r.alone(spec.Agent)
+	if err != nil {
+		return err
+	}
+	defer release()
 	if p := r.find(spec.Agent); p != nil {
 		if p.rec.Incarnation == spec.Incarnation {
 			return nil
@@ -211,7 +232,7 @@ func (r *Runtime) Start(_ context.Context, spec agent.PodSpec) error {
 	if !r.admit(spec.Agent) {
 		return nil // it waits; Observe tells
 	}
-	err := r.launch(spec)
+	err = r.launch(spec)
 	r.mu.Lock()
 	r.launching--
 	r.mu.Unlock()

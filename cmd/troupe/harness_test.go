@@ -20,6 +20,7 @@ import (
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/getkin/kin-openapi/openapi3filter"
 	"github.com/getkin/kin-openapi/routers"
+	"github.com/rogpeppe/go-internal/testscript"
 
 	"troupe/http/api"
 	"troupe/persistence/redistest"
@@ -35,6 +36,13 @@ func TestMain(m *testing.M) {
 		main() // this binary as a node of its own, see nodeProcess
 		return
 	}
+	testscript.Main(tests{m}, map[string]func(){"troupe": main})
+}
+
+// tests runs all tests with the runner built.
+type tests struct{ *testing.M }
+
+func (m tests) Run() int {
 	dir, err := os.MkdirTemp("", "troupe-test")
 	if err != nil {
 		panic(err)
@@ -42,11 +50,10 @@ func TestMain(m *testing.M) {
 	runnerBinary = filepath.Join(dir, "troupe-runner")
 	if out, err := exec.Command("go", "build", "-o", runnerBinary, "../runner").CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build the runner: %v\n%s", err, out)
-		os.Exit(1)
+		return 1
 	}
-	code := m.Run()
-	_ = os.RemoveAll(dir)
-	os.Exit(code)
+	defer os.RemoveAll(dir)
+	return m.M.Run()
 }
 
 // contract loads the document once.
