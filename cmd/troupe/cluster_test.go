@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"testing"
 	"time"
 )
@@ -11,9 +12,9 @@ func TestFENCE_1_EveryCommandCrossesASecondMember(t *testing.T) {
 	srv := startRedisFor(t)
 	cfg := testConfig(t)
 	cfg.RedisURL = srv.URL()
-	a := startProcess(t, cfg, "TROUPE_NODE_NAME=a", "TROUPE_LEASE_TTL=2s")
+	a := startProcess(t, cfg, "TROUPE_NODE_NAME=a", "TROUPE_LEASE_TTL=2s", "TROUPE_SANDBOX=off")
 	wa := a.world(cfg)
-	b := startProcess(t, cfg, "TROUPE_NODE_NAME=b", "TROUPE_LEASE_TTL=2s")
+	b := startProcess(t, cfg, "TROUPE_NODE_NAME=b", "TROUPE_LEASE_TTL=2s", "TROUPE_SANDBOX=off")
 	wb := b.world(cfg)
 	held := map[string][]string{}
 	wa.until("each member holds an agent", func() bool {
@@ -45,6 +46,8 @@ func TestFENCE_1_EveryCommandCrossesASecondMember(t *testing.T) {
 		if got := w.call("GET", "/v1/agent/"+id+"/runtime", nil).str("node"); got != node {
 			t.Errorf("placement is sticky, but %s moved to %s", node, got)
 		}
+		w.want(w.call("POST", "/v1/agent/"+id+"/triggers", map[string]any{"name": "x", "message_template": "x"}), 201)
+		runnerAcross(t, w, node)
 		w.want(w.call("POST", "/v1/agent/"+id+"/stop", nil), 200)
 		w.want(w.call("POST", "/v1/agent/delete/"+id, nil), 200)
 		w.refused(w.call("GET", "/v1/agent/"+id, nil), 404, "not_found")
@@ -68,4 +71,51 @@ func TestFENCE_1_EveryCommandCrossesASecondMember(t *testing.T) {
 		t.Errorf("%s", rt.body)
 	}
 	t.Logf("agents held: a %d, b %d; turn ended %s after the kill", len(held["a"]), len(held["b"]), time.Since(killed).Round(time.Millisecond))
+}
+
+// runnerAcross makes every call of a runner through w, for an agent that the other node holds.
+func runnerAcross(t *testing.T, w *world, holder string) {
+	t.Helper()
+	id := w.agent(nil)
+	for w.want(w.call("GET", "/v1/agent/"+id+"/runtime", nil), 200).str("node") != holder {
+		id = w.agent(nil)
+	}
+	r := w.as(w.runtimeKey(id))
+	rt := w.want(w.call("GET", "/v1/agent/"+id+"/runtime", nil), 200)
+	turn, session, epoch := rt.str("turn.id"), rt.str("session_id"), fmt.Sprint(int(rt.num("runner.runner_epoch")))
+	extra := w.want(w.call("POST", "/v1/agent/"+id+"/messages", map[string]any{"content": "late"}), 201).str("id")
+	do := func(method, path string, body map[string]any, status int) *answer {
+		t.Helper()
+		return w.want(r.call(method, "/v1/agent-runtime/self"+path, body, "X-Troupe-Runner-Epoch", epoch), status)
+	}
+	first := allMessages(w, id)[0]["id"].(string)
+	do("GET", "", nil, 200)
+	do("GET", "/entities", nil, 200)
+	do("POST", "/heartbeat", map[string]any{"execution_status": "working"}, 200)
+	do("PATCH", "/status", map[string]any{"execution_status": "working"}, 200)
+	do("PATCH", "/disk-usage", map[string]any{"total_files": 1, "total_bytes": 2}, 200)
+	do("PATCH", "/sdk-session", map[string]any{"session_id": session, "sdk_session_id": "s"}, 200)
+	do("POST", "/turns/"+turn+"/progress", map[string]any{"events": []any{map[string]any{"seq": 1000, "kind": "step", "current_step": "x"}}}, 200)
+	do("POST", "/messages", map[string]any{"content": "on its way", "reply_to_id": first, "turn_id": turn}, 201)
+	if got := do("POST", "/messages/mark-delivered", map[string]any{"message_ids": []string{extra}, "turn_id": turn}, 200); got.num("updated") != 1 {
+		t.Errorf("RUN-10: %s", got.body)
+	}
+	do("PATCH", "/messages/"+extra, map[string]any{"status": "read", "turn_id": turn}, 200)
+	do("POST", "/messages/mark-read", map[string]any{"message_ids": []string{first}, "turn_id": turn}, 200)
+	do("POST", "/usage", map[string]any{"usage_id": "01a207b3-f5ab-7572-81e3-44d0ed90da39", "model": "m", "input_tokens": 1, "output_tokens": 1}, 200)
+	for i, duplicate := range []bool{false, true} {
+		got := do("POST", "/turns/"+turn+"/end", map[string]any{"outcome": "completed", "replies": []any{map[string]any{"content": "the end"}}}, 200)
+		if got.get("duplicate") != duplicate || len(got.get("reply_ids").([]any)) != 2 {
+			t.Errorf("end %d: %s", i, got.body)
+		}
+	}
+	attached := do("POST", "/attach", map[string]any{"protocol_version": 1, "runner_version": "x", "metering": "gateway"}, 200)
+	w.refused(r.call("POST", "/v1/agent-runtime/self/heartbeat", map[string]any{"execution_status": "idle"}, "X-Troupe-Runner-Epoch", epoch), 409, "stale_runner")
+	epoch = fmt.Sprint(int(attached.num("runner_epoch")))
+	do("POST", "/detach", map[string]any{"reason": "shutdown"}, 200)
+	for _, m := range allMessages(w, id)[:2] {
+		if m["outcome"] != "completed" {
+			t.Errorf("%v", m)
+		}
+	}
 }

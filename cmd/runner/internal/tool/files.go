@@ -187,6 +187,9 @@ func put(h *Host, p string, content []byte) error {
 	return root.Rename(tmp, p)
 }
 
+// maxEdited is the largest file that edit_file changes, bytes.
+const maxEdited = 16 << 20
+
 type editInput struct {
 	Path string `json:"path"`
 	Old  string `json:"old"`
@@ -199,10 +202,13 @@ func editFile(h *Host, _ context.Context, _ *Call, in editInput) (string, error)
 	if err != nil {
 		return "", err
 	}
-	b, err := io.ReadAll(io.LimitReader(f, 16<<20))
+	b, err := io.ReadAll(io.LimitReader(f, maxEdited+1))
 	_ = f.Close()
 	if err != nil {
 		return "", err
+	}
+	if len(b) > maxEdited { // what was not read must not be lost
+		return "", fmt.Errorf("the file is larger than %d MiB; edit it with the shell", maxEdited>>20)
 	}
 	n := strings.Count(string(b), in.Old)
 	switch {
@@ -267,8 +273,11 @@ func searchFiles(h *Host, ctx context.Context, _ *Call, in searchInput) (string,
 	}
 	var b strings.Builder
 	err = fs.WalkDir(h.Workspace.Root().FS(), rel(in.Path), func(p string, d fs.DirEntry, err error) error {
-		if err != nil || ctx.Err() != nil || b.Len() > MaxOutput {
+		if err != nil || ctx.Err() != nil {
 			return errors.Join(err, ctx.Err())
+		}
+		if b.Len() > MaxOutput {
+			return fs.SkipAll
 		}
 		if !d.Type().IsRegular() {
 			return nil
