@@ -229,6 +229,7 @@ func (m *Machine) Due() int64 {
 		due = append(due, m.Now+5000) // in case that this activation ends before they are delivered
 	}
 	if t := s.Turn; t != nil {
+		due = append(due, m.Now+TurnLook.Milliseconds())
 		switch {
 		case t.Cancel != nil:
 			due = append(due, t.Cancel.DueMS)

@@ -432,7 +432,7 @@ type Clock interface {
 	// Shards is how many there are. It never changes for a store.
 	Shards() int
 	// Sweep returns due alarms of a shard, and pending entries older than five seconds, at most limit of each. What is
-	// handed out comes again, due alarms after ten seconds and pending entries after five, unless it is armed anew or cleared.
+	// handed out comes again, due alarms after two seconds and pending entries after five, unless it is armed anew or cleared.
 	// Errors: fault.Fenced when f is not the shard's newest claim.
 	Sweep(ctx context.Context, shard int, f Fence, limit int) ([]Alarm, error)
 	// Clear removes entries of a shard that have not changed since they were read. Errors: fault.Fenced.

@@ -28,6 +28,8 @@ const (
 	perRun  = 200 // entries of each kind handed out at once
 	within  = 5 * time.Second
 	retryIn = time.Second
+	// patience is how many sweeps in a row another member must be the rightful owner before a shard moves to it.
+	patience = 20
 )
 
 // Store is what a shard reads and clears.
@@ -41,7 +43,9 @@ type Deps struct {
 	Store  Store
 	Wake   func(agent.ID) // hints one agent; must not block
 	Fenced func(kind string)
-	Log    *slog.Logger
+	// Rightful says whether the shard would be placed here if it were placed now.
+	Rightful func(kind, identity string) bool
+	Log      *slog.Logger
 }
 
 // Grain is the activation of one shard.
@@ -52,8 +56,11 @@ type Grain struct {
 	stop  context.CancelFunc
 }
 
-// fenced says that another activation owns the shard.
-type fenced struct{}
+// Reasons for an activation to end.
+type (
+	fenced struct{} // another one owns the shard
+	moving struct{} // another member should
+)
 
 // Props returns the properties of clock grains.
 func Props(d *Deps) *actor.Props {
@@ -74,7 +81,7 @@ func (g *Grain) Receive(c actor.Context) {
 		ctx, cancel := context.WithCancel(context.Background())
 		g.stop = cancel
 		self, root := c.Self(), c.ActorSystem().Root
-		go g.run(ctx, func() { root.Send(self, fenced{}) })
+		go g.run(ctx, func(why any) { root.Send(self, why) })
 	case *protocol.Command:
 		if c.Sender() != nil {
 			c.Respond(protocol.Answer(struct{}{}, nil))
@@ -82,21 +89,29 @@ func (g *Grain) Receive(c actor.Context) {
 	case fenced:
 		g.d.Fenced(agent.KindClock)
 		g.act.Passivate(c)
+	case moving:
+		g.act.Passivate(c) // the next keeper that asks finds it its new place
 	case *actor.Stopping, *actor.Restarting:
 		g.stop()
 	}
 }
 
-func (g *Grain) run(ctx context.Context, lost func()) {
+func (g *Grain) run(ctx context.Context, end func(why any)) {
 	t := time.NewTicker(period)
 	defer t.Stop()
-	for {
+	for foreign := 0; ; {
+		if g.d.Rightful(agent.KindClock, strconv.Itoa(g.shard)) {
+			foreign = 0
+		} else if foreign++; foreign >= patience+g.shard%patience { // not all at once
+			end(moving{})
+			return
+		}
 		err := g.sweep(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return
 		case fault.Is(err, fault.Fenced):
-			lost()
+			end(fenced{})
 			return
 		case err != nil:
 			g.d.Log.Warn("sweep of the clock failed", "shard", g.shard, "err", err)

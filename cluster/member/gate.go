@@ -4,23 +4,26 @@ import (
 	"sync/atomic"
 
 	"github.com/asynkron/protoactor-go/actor"
+	"github.com/asynkron/protoactor-go/cluster"
 )
 
 // gateLimit is how many messages may wait for one activation; more are answered as overloaded.
 const gateLimit = 256
 
 // Gate is a mailbox that can be shut and has a limit. The library throws away whatever is queued behind a poison pill; a
-// shut gate answers those senders with a dead-letter response, so that they ask the next activation at once.
+// shut gate answers those senders with a dead-letter response, so that they ask the next activation at once. So does the gate
+// of a member that does not hold its lease for certain: what waited for a frozen process is not carried out when it wakes.
 type Gate struct {
 	actor.Mailbox
 	shut atomic.Bool
 	root *actor.RootContext
 	inv  actor.MessageInvoker
 	busy func() any // the answer above the limit
+	held func() bool
 }
 
-func newGate(root *actor.RootContext, busy func() any) *Gate {
-	return &Gate{Mailbox: actor.UnboundedLockfree()(), root: root, busy: busy}
+func newGate(root *actor.RootContext, busy func() any, held func() bool) *Gate {
+	return &Gate{Mailbox: actor.UnboundedLockfree()(), root: root, busy: busy, held: held}
 }
 
 // Shut lets nothing in any more.
@@ -51,6 +54,18 @@ func (g *Gate) PostUserMessage(msg any) {
 	g.Mailbox.PostUserMessage(msg)
 }
 
+// system says whether a message is about the life of the activation rather than for it.
+func system(m any) bool {
+	if env, ok := m.(*actor.MessageEnvelope); ok {
+		m = env.Message
+	}
+	switch m.(type) {
+	case *actor.PoisonPill, *actor.Started, *actor.Stopping, *actor.Stopped, *actor.Terminated:
+		return true
+	}
+	return false
+}
+
 // RegisterHandlers implements actor.Mailbox.
 func (g *Gate) RegisterHandlers(inv actor.MessageInvoker, d actor.Dispatcher) {
 	g.inv = inv
@@ -63,14 +78,13 @@ func (g *Gate) InvokeSystemMessage(m any) { g.inv.InvokeSystemMessage(m) }
 // EscalateFailure implements actor.MessageInvoker.
 func (g *Gate) EscalateFailure(reason, m any) { g.inv.EscalateFailure(reason, m) }
 
-// InvokeUserMessage implements actor.MessageInvoker.
+// InvokeUserMessage implements actor.MessageInvoker. An activation that leaves, or whose member may not act (FENCE-1), carries
+// nothing out any more: requests bounce, hints are dropped. A stopping actor that went on working could start children anew
+// and would never end.
 func (g *Gate) InvokeUserMessage(m any) {
-	if g.shut.Load() {
-		if env, ok := m.(*actor.MessageEnvelope); ok {
-			if _, poison := env.Message.(*actor.PoisonPill); !poison && g.bounce(m) {
-				return
-			}
-		}
+	if _, first := m.(*cluster.ClusterInit); !first && (g.shut.Load() || !g.held()) && !system(m) {
+		g.bounce(m)
+		return
 	}
 	g.inv.InvokeUserMessage(m)
 }

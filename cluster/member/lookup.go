@@ -19,11 +19,12 @@ import (
 )
 
 const (
-	placementName = "placement"
-	claimsAtOnce  = 64 // store calls of the placement in flight
-	claimTimeout  = 2 * time.Second
-	askPlacement  = 2 * time.Second
-	crashWindow   = time.Minute // failures of an identity older than this are forgotten
+	placementName   = "placement"
+	claimsPerSecond = 1000
+	claimsAtOnce    = 64 // store calls of the placement in flight
+	claimTimeout    = 2 * time.Second
+	askPlacement    = 2 * time.Second
+	crashWindow     = time.Minute // failures of an identity older than this are forgotten
 )
 
 // Activation is attached to the context of every grain: its fence and its way out.
@@ -64,6 +65,8 @@ type Lookup struct {
 	sem      chan struct{}
 	mu       sync.Mutex
 	live     map[string]int // activations by kind
+	second   time.Time      // of claimed, which counts claims
+	claimed  int
 	failed   func(kind, identity string, reason any)
 }
 
@@ -88,12 +91,30 @@ func (l *Lookup) Grains() map[string]int {
 	return maps.Clone(l.live)
 }
 
+// claimsLeft bounds how many identities this member claims in a second, so that a takeover is no storm (REC-10).
+func (l *Lookup) claimsLeft() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	if now.Sub(l.second) >= time.Second {
+		l.second, l.claimed = now, 0
+	}
+	l.claimed++
+	return l.claimed <= claimsPerSecond
+}
+
 func (l *Lookup) count(kind string, delta int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.live[kind] += delta; l.live[kind] == 0 {
 		delete(l.live, kind)
 	}
+}
+
+// Rightful says whether an identity would be placed on this member if it were placed now.
+func (l *Lookup) Rightful(kind, identity string) bool {
+	o, ok := l.provider.View().owner(kind, identity)
+	return !ok || o.ID == l.provider.Self().ID
 }
 
 // Owner returns who holds an identity.
@@ -274,6 +295,10 @@ func (p *placement) activate(c actor.Context, m *cluster.ActivationRequest) {
 		return
 	}
 	waiting, busy := p.claiming[key]
+	if !busy && !p.l.claimsLeft() {
+		c.Respond(&cluster.ActivationResponse{Failed: true}) // REC-10: the caller, or the next sweep, comes back
+		return
+	}
 	p.claiming[key] = append(waiting, c.Sender())
 	if busy {
 		return
@@ -364,7 +389,7 @@ func (p *placement) spawn(c actor.Context, m *claimed) *actor.PID {
 		return nil
 	}
 	key := m.ci.AsKey()
-	act := &Activation{Fence: agent.Fence{Member: m.claim.Member, Epoch: m.claim.Epoch}, gate: newGate(c.ActorSystem().Root, p.l.busy)}
+	act := &Activation{Fence: agent.Fence{Member: m.claim.Member, Epoch: m.claim.Epoch}, gate: newGate(c.ActorSystem().Root, p.l.busy, p.l.provider.Held)}
 	props := kind.Props.Clone(
 		actor.WithMailbox(func() actor.Mailbox { return act.gate }),
 		actor.WithOnInit(func(x actor.Context) { cluster.SetClusterIdentity(x, m.ci); x.Set(act) }))

@@ -1,6 +1,7 @@
 package member
 
 import (
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/asynkron/protoactor-go/cluster"
 	"github.com/asynkron/protoactor-go/remote"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 
 	"troupe/actors/agent"
 )
@@ -23,8 +25,10 @@ type Config struct {
 	TTL        time.Duration
 	Log        *slog.Logger
 	OnLost     func()
-	Busy       func() any
-	Failed     func(kind, identity string, reason any)
+	// Server and Client authenticate traffic between members both ways; nil: in clear, for tests.
+	Server, Client *tls.Config
+	Busy           func() any
+	Failed         func(kind, identity string, reason any)
 }
 
 // Store is what the membership keeps.
@@ -51,6 +55,10 @@ func Start(store Store, cfg Config, kinds ...*cluster.Kind) *Node {
 		remote.WithServerOptions(grpc.MaxRecvMsgSize(maxMessage)),
 		remote.WithEndpointWriterBatchSize(64), remote.WithEndpointWriterQueueSize(1024),
 	}
+	if cfg.Server != nil {
+		opts = append(opts, remote.WithServerOptions(grpc.MaxRecvMsgSize(maxMessage), grpc.Creds(credentials.NewTLS(cfg.Server))),
+			remote.WithDialOptions(grpc.WithTransportCredentials(credentials.NewTLS(cfg.Client))))
+	}
 	if cfg.Advertised != "" {
 		opts = append(opts, remote.WithAdvertisedHost(cfg.Advertised))
 	}
@@ -67,6 +75,19 @@ func Start(store Store, cfg Config, kinds ...*cluster.Kind) *Node {
 		c.StartMember() // sleeps a second at its end; nobody waits for that
 	}()
 	return n
+}
+
+// Withdraw hands every activation to the other members while this one still serves and forwards requests (REC-9). It returns at once
+// when there is nobody to take them.
+func (n *Node) Withdraw(grace time.Duration) error {
+	<-n.started
+	if n.Lookup.c == nil || n.Provider.Alone() {
+		return nil
+	}
+	if err := n.Provider.Withdraw(); err != nil {
+		return fmt.Errorf("withdraw from the cluster: %w", err)
+	}
+	return n.Lookup.Drain(grace)
 }
 
 // Stop drains the activations while the lease is held, gives the lease up and ends actor traffic.

@@ -38,6 +38,7 @@ type Provider struct {
 	pending chan cluster.Members
 	view    atomic.Pointer[View]
 	joined  atomic.Pointer[agent.Member]
+	changed atomic.Pointer[func()]
 	stop    chan struct{}
 	once    sync.Once
 	wg      sync.WaitGroup
@@ -101,6 +102,19 @@ func ownKinds(all []string) []string {
 // StartClient implements cluster.ClusterProvider. Every process is a full member.
 func (p *Provider) StartClient(c *cluster.Cluster) error { return p.StartMember(c) }
 
+// Withdraw tells the others that this member takes no new activations; those it has may be claimed as they end.
+func (p *Provider) Withdraw() error {
+	p.mu.Lock()
+	p.self.Draining = true
+	self := p.self
+	p.mu.Unlock()
+	if self.ID == "" {
+		return nil
+	}
+	p.joined.Store(&self)
+	return p.beat(false)
+}
+
 // Shutdown implements cluster.ClusterProvider: the lease is given up.
 func (p *Provider) Shutdown(bool) error {
 	p.once.Do(func() { close(p.stop) })
@@ -128,6 +142,15 @@ func (p *Provider) Self() agent.Member {
 	}
 	return agent.Member{}
 }
+
+// Alone says whether no other member could take this one's activations.
+func (p *Provider) Alone() bool {
+	self := p.Self().ID
+	return !slices.ContainsFunc(p.View().Members, func(m agent.Member) bool { return m.ID != self && !m.Draining })
+}
+
+// Changed is called once after every change of the topology.
+func (p *Provider) Changed(f func()) { p.changed.Store(&f) }
 
 // View is the newest topology.
 func (p *Provider) View() *View { return p.view.Load() }
@@ -190,6 +213,9 @@ func (p *Provider) publish() {
 		case ms := <-p.pending:
 			p.c.MemberList.UpdateClusterTopology(ms)
 			p.readied.Do(func() { close(p.ready) })
+			if f := p.changed.Load(); f != nil {
+				(*f)()
+			}
 		}
 	}
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -79,26 +78,42 @@ func runNode(cfg Config) error {
 	log.Debug("configuration", cfg.redacted()...)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	started := time.Now()
-	open, cancel := context.WithTimeout(ctx, 15*time.Second)
 	pacing := make(chan struct{})
 	pace, endPace := context.WithCancel(context.Background())
 	go func() { defer close(pacing); paceHeap(pace) }()
 	defer func() { endPace(); <-pacing }()
+	for again := false; ; again = true {
+		lost, err := serveOnce(ctx, cfg, log, again)
+		if err != nil || !lost {
+			return err
+		}
+		log.Warn("the member lease was lost; the node starts anew")
+	}
+}
+
+// serveOnce runs one node until it is asked to stop, or until it has lost its lease: then everything it held in memory is
+// void, and a new member takes its place in the same process (FENCE-1).
+func serveOnce(ctx context.Context, cfg Config, log *slog.Logger, again bool) (lost bool, err error) {
+	started := time.Now()
+	open, cancel := context.WithTimeout(ctx, 15*time.Second)
 	n, err := startNode(open, cfg, log)
 	cancel()
 	if err != nil {
-		return err
+		return false, err
 	}
-	n.announce(time.Since(started))
+	if again {
+		log.Info("listening", "addr", n.addr)
+	} else {
+		n.announce(time.Since(started))
+	}
 	select {
 	case <-ctx.Done():
 		log.Info("stopping")
-		n.stop()
-		return nil
 	case <-n.lost:
-		return errors.New("the member lease is lost; start anew")
+		lost = true
 	}
+	n.stop()
+	return lost, nil
 }
 
 // announce prints where the node is and what it uses. In dev this is for people, on stdout.

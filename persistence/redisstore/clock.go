@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	pendingAge = 5 * time.Second  // a pending entry younger than this may belong to a hint that is on its way
-	handedOut  = 10 * time.Second // a due alarm comes again after this unless the agent arms or clears it
+	pendingAge = 5 * time.Second // a pending entry younger than this may belong to a hint that is on its way
+	handedOut  = 2 * time.Second // a due alarm comes again after this unless the agent arms or clears it (REC-1)
 )
 
 var (

@@ -119,7 +119,7 @@ func (s *Store) Sweep(ctx context.Context, shard int, f agent.Fence, limit int) 
 		for _, id := range t.column(`SELECT agent FROM alarm WHERE kind='d' AND at<=? ORDER BY at LIMIT ?`, now(), limit) {
 			a := agent.Alarm{ID: agent.ID(id)}
 			t.row(`SELECT at FROM alarm WHERE kind='d' AND agent=?`, args(id), &a.Stamp)
-			t.exec(`UPDATE alarm SET at=? WHERE kind='d' AND agent=?`, now()+10000, id)
+			t.exec(`UPDATE alarm SET at=? WHERE kind='d' AND agent=?`, now()+2000, id)
 			out = append(out, a)
 		}
 		for _, id := range t.column(`SELECT agent FROM alarm WHERE kind='p' AND at<=? ORDER BY at LIMIT ?`, now()-5000, limit) {
