@@ -9,12 +9,12 @@ import (
 	"time"
 )
 
-// How a node paces its garbage collector. At rest the heap is mostly idle activations, so it may grow by half between
+// How a node paces its garbage collector. At rest the heap is mostly idle activations, so it may grow by a third between
 // collections. A small heap may grow to heapFloor first, and under load a heap may grow more, up to maxPercent, as long as
 // the collector would run more than once a second: collecting 10,000 idle activations again and again for the garbage of
 // the messages that pass by cost a third of a busy node's processor time. When the load is over it gives the memory back.
 const (
-	gcPercent  = 50
+	gcPercent  = 35
 	maxPercent = 300
 	heapFloor  = 48 << 20 // bytes
 	paceEvery  = time.Second
@@ -47,7 +47,7 @@ func paceHeap(ctx context.Context) {
 	for {
 		gometrics.Read(samples)
 		cycles := samples[1].Value.Uint64()
-		if p := heapPace(present, samples[0].Value.Uint64(), cycles-seen); p < present*9/10 || p > present*11/10 { // changing it stops the world for a moment
+		if p := heapPace(present, samples[0].Value.Uint64(), cycles-seen); p < present*9/10 || p > present*11/10 || p == gcPercent && p != present { // changing it stops the world for a moment
 			debug.SetGCPercent(p)
 			if p < present && p == gcPercent {
 				debug.FreeOSMemory()

@@ -68,7 +68,7 @@ func Open(dir string) (*Store, error) {
 }
 
 func (s *Store) open(path string) (err error) {
-	if s.w, err = sql.Open("sqlite", "file:"+path+options+"&_pragma=cache_size(-8192)"); err != nil {
+	if s.w, err = sql.Open("sqlite", "file:"+path+options+"&_pragma=cache_size(-4096)"); err != nil {
 		return err
 	}
 	s.w.SetMaxOpenConns(1)
@@ -88,7 +88,7 @@ func (s *Store) open(path string) (err error) {
 	if s.r, err = sql.Open("sqlite", "file:"+path+options+"&_pragma=query_only(1)"); err != nil {
 		return err
 	}
-	s.r.SetMaxOpenConns(8)
+	s.r.SetMaxOpenConns(4)
 	return nil
 }
 

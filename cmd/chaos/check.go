@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+)
+
+// settle is how long the cluster may take to work off what was accepted, once it is whole again.
+const settle = 3 * time.Minute
+
+// sheet is the balance of a run.
+type sheet struct {
+	accepted, stored    int
+	outcomes            map[string]int
+	lost, twice, open   int
+	attempts            map[int]int
+	retries, unanswered int64
+	settled             time.Duration
+	takeovers           []time.Duration
+	problems            []string
+}
+
+// check waits until every message has its outcome and reads the whole history.
+func check(ctx context.Context, w *world, ids []string, l *load) (*sheet, error) {
+	s := &sheet{outcomes: map[string]int{}, attempts: map[int]int{}, retries: l.retries.Load(), unanswered: l.open.Load()}
+	for _, n := range w.nodes {
+		if err := w.await(ctx, n); err != nil {
+			return nil, err
+		}
+	}
+	began := time.Now()
+	for _, id := range ids {
+		for {
+			msgs, err := w.messages(ctx, id)
+			if err != nil {
+				return nil, err
+			}
+			waiting := 0
+			for _, m := range msgs {
+				if m["role"] == "user" && m["outcome"] == nil {
+					waiting++
+				}
+			}
+			if waiting == 0 {
+				break
+			}
+			if time.Since(began) > settle {
+				s.open += waiting
+				s.problems = append(s.problems, fmt.Sprintf("agent %s: %d messages have no outcome", id, waiting))
+				break
+			}
+			select {
+			case <-ctx.Done():
+				return nil, errors.New("interrupted")
+			case <-time.After(200 * time.Millisecond):
+			}
+		}
+	}
+	s.settled = time.Since(began)
+	for _, id := range ids {
+		if err := s.read(ctx, w, id, l.acked[id]); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// read takes in one agent's messages and turns.
+func (s *sheet) read(ctx context.Context, w *world, id string, acked map[string]bool) error {
+	msgs, err := w.messages(ctx, id)
+	if err != nil {
+		return err
+	}
+	stored := map[string]bool{}
+	for _, m := range msgs {
+		msg, _ := m["id"].(string)
+		if m["role"] != "user" {
+			continue
+		}
+		stored[msg] = true
+		outcome, _ := m["outcome"].(string)
+		if reason, _ := m["failure_reason"].(string); reason != "" {
+			outcome += " (" + reason + ")"
+		}
+		s.outcomes[outcome]++
+	}
+	s.accepted += len(acked)
+	s.stored += len(stored)
+	for msg := range acked {
+		if !stored[msg] {
+			s.lost++
+			s.problems = append(s.problems, fmt.Sprintf("agent %s: message %s was acknowledged and is not there", id, msg))
+		}
+	}
+	done := map[string]string{} // message → the turn that completed it
+	for page := 1; ; page++ {
+		list, err := w.ask(ctx, "GET", fmt.Sprintf("/v1/agent/%s/sessions?limit=100&page=%d", id, page), nil)
+		if err != nil {
+			return err
+		}
+		sessions, _ := list["sessions"].([]any)
+		for _, x := range sessions {
+			session, _ := x.(map[string]any)["id"].(string)
+			detail, err := w.ask(ctx, "GET", "/v1/agent/"+id+"/sessions/"+session, nil)
+			if err != nil {
+				return err
+			}
+			turns, _ := detail["turns"].([]any)
+			for _, x := range turns {
+				s.turn(id, x.(map[string]any), done)
+			}
+		}
+		if len(sessions) < 100 {
+			return nil
+		}
+	}
+}
+
+func (s *sheet) turn(id string, t map[string]any, done map[string]string) {
+	turn, _ := t["id"].(string)
+	attempt, _ := t["attempt"].(float64)
+	s.attempts[int(attempt)]++
+	if t["status"] == "running" {
+		s.open++
+		s.problems = append(s.problems, fmt.Sprintf("agent %s: turn %s is still running", id, turn))
+	}
+	if t["status"] != "completed" {
+		return
+	}
+	ids, _ := t["message_ids"].([]any)
+	for _, x := range ids {
+		msg, _ := x.(string)
+		if other := done[msg]; other != "" {
+			s.twice++
+			s.problems = append(s.problems, fmt.Sprintf("agent %s: message %s was completed by the turns %s and %s", id, msg, other, turn))
+		}
+		done[msg] = turn
+	}
+}
+
+func (w *world) messages(ctx context.Context, id string) (out []map[string]any, err error) {
+	for after := ""; ; {
+		path := "/v1/agent/" + id + "/messages?limit=100"
+		if after != "" {
+			path += "&after=" + after
+		}
+		doc, err := w.ask(ctx, "GET", path, nil)
+		if err != nil {
+			return nil, err
+		}
+		rows, _ := doc["messages"].([]any)
+		for _, r := range rows {
+			m, _ := r.(map[string]any)
+			out = append(out, m)
+			after, _ = m["id"].(string)
+		}
+		if more, _ := doc["has_more"].(bool); !more {
+			return out, nil
+		}
+	}
+}
+
+func (s *sheet) good() bool { return s.lost+s.twice+s.open == 0 && s.accepted > 0 }
+
+func quantile(ds []time.Duration, q float64) time.Duration {
+	if len(ds) == 0 {
+		return 0
+	}
+	slices.Sort(ds)
+	return ds[min(len(ds)-1, int(q*float64(len(ds))))].Round(10 * time.Millisecond)
+}
+
+func (s *sheet) print(d drawn, took time.Duration) {
+	fmt.Printf("\nfaults in %s:\n", took.Round(time.Second))
+	for _, name := range slices.Sorted(maps.Keys(d.counts)) {
+		fmt.Printf("  %4d  %s\n", d.counts[name], name)
+	}
+	fmt.Printf("messages: %d accepted (%d repeats, %d calls never answered), %d stored\n", s.accepted, s.retries, s.unanswered, s.stored)
+	for _, o := range slices.Sorted(maps.Keys(s.outcomes)) {
+		fmt.Printf("  %6d  %s\n", s.outcomes[o], o)
+	}
+	fmt.Printf("turns by attempt: %v; settled %s after the last fault\n", s.attempts, s.settled.Round(10*time.Millisecond))
+	fmt.Printf("takeovers: %d, p50 %s, p99 %s\n", len(d.times), quantile(d.times, 0.5), quantile(d.times, 0.99))
+	for _, p := range s.problems[:min(len(s.problems), 20)] {
+		fmt.Println("! " + p)
+	}
+	fmt.Printf("lost %d, completed twice %d, open %d\n", s.lost, s.twice, s.open)
+}

@@ -1,0 +1,284 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const key = "sk_shinzo_live_ChaosChaosChaosChaosChaosChaosChaosChaosCh"
+
+// world is the cluster under test. Every way between its processes leads through a gate that can be closed.
+type world struct {
+	dir   string
+	redis *process
+	nodes []*node
+	http  *http.Client
+}
+
+// node is one control-plane process with its gates.
+type node struct {
+	*process
+	name  string
+	addr  string // of the API
+	store *gate  // to Redis
+	peers *gate  // from the other nodes
+}
+
+// process is a command that can be started again.
+type process struct {
+	mu   sync.Mutex
+	path string
+	args []string
+	env  []string
+	log  string
+	cmd  *exec.Cmd
+	done chan struct{}
+}
+
+func (p *process) start() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	p.cmd = exec.Command(p.path, p.args...)
+	p.cmd.Env = append(os.Environ(), p.env...)
+	p.cmd.Stdout, p.cmd.Stderr = log, log
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := p.cmd.Start(); err != nil {
+		return err
+	}
+	done, cmd := make(chan struct{}), p.cmd
+	p.done = done
+	go func() { _ = cmd.Wait(); close(done) }() // ends with the process
+	return nil
+}
+
+func (p *process) signal(s syscall.Signal) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cmd != nil {
+		_ = p.cmd.Process.Signal(s)
+	}
+}
+
+// end signals and waits until the process is gone; after limit it is killed.
+func (p *process) end(s syscall.Signal, limit time.Duration) {
+	p.mu.Lock()
+	cmd, done := p.cmd, p.done
+	p.mu.Unlock()
+	if cmd == nil {
+		return
+	}
+	_ = cmd.Process.Signal(s)
+	select {
+	case <-done:
+	case <-time.After(limit):
+		_ = cmd.Process.Signal(syscall.SIGCONT)
+		_ = cmd.Process.Kill()
+		<-done
+	}
+}
+
+func freeAddr() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
+}
+
+func newWorld(n int) (*world, error) {
+	dir, err := os.MkdirTemp("", "troupe-chaos")
+	if err != nil {
+		return nil, err
+	}
+	w := &world{dir: dir, http: &http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}}
+	redis, err := freeAddr()
+	if err != nil {
+		return nil, err
+	}
+	_, port, _ := net.SplitHostPort(redis)
+	w.redis = &process{path: "redis-server", log: filepath.Join(dir, "redis.log"),
+		args: []string{"--port", port, "--bind", "127.0.0.1", "--dir", dir, "--appendonly", "yes", "--appendfsync", "everysec", "--save", ""}}
+	master := make([]byte, 32)
+	_, _ = rand.Read(master)
+	for i := range n {
+		x := &node{name: fmt.Sprintf("node%d", i)}
+		if x.addr, err = freeAddr(); err != nil {
+			return nil, err
+		}
+		actors, err := freeAddr()
+		if err != nil {
+			return nil, err
+		}
+		if x.store, err = openGate(redis); err != nil {
+			return nil, err
+		}
+		if x.peers, err = openGate(actors); err != nil {
+			return nil, err
+		}
+		x.process = &process{path: filepath.Join(*bin, "troupe"), args: []string{"serve"}, log: filepath.Join(dir, x.name+".log"), env: []string{
+			"TROUPE_LISTEN=" + x.addr, "TROUPE_NODE_NAME=" + x.name, "TROUPE_DATA_DIR=" + dir, "TROUPE_REDIS_URL=redis://" + x.store.addr,
+			"TROUPE_MASTER_KEY=" + base64.StdEncoding.EncodeToString(master), "TROUPE_BOOTSTRAP_API_KEY=" + key, "TROUPE_ANTHROPIC_URL=rehearsal",
+			"TROUPE_CLUSTER_LISTEN=" + actors, "TROUPE_CLUSTER_ADVERTISE=" + x.peers.addr, "TROUPE_RATE_LIMIT=0", "TROUPE_LOG=info",
+			"TROUPE_SANDBOX=off", "TROUPE_PROCESS_LIMIT=64"}}
+		w.nodes = append(w.nodes, x)
+	}
+	return w, nil
+}
+
+func (w *world) start(ctx context.Context) error {
+	if err := w.redis.start(); err != nil {
+		return fmt.Errorf("redis-server (apt-get install redis-server): %w", err)
+	}
+	for _, n := range w.nodes {
+		if err := n.start(); err != nil {
+			return fmt.Errorf("start a node: %w", err)
+		}
+	}
+	for _, n := range w.nodes {
+		if err := w.await(ctx, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// await waits until a node is healthy; one that ended (Redis was not there yet) is started again.
+func (w *world) await(ctx context.Context, n *node) error {
+	for end := time.Now().Add(time.Minute); ; {
+		if status, _, err := w.call(ctx, n, "GET", "/health", nil, ""); err == nil && status == 200 {
+			return nil
+		}
+		if time.Now().After(end) || ctx.Err() != nil {
+			return fmt.Errorf("%s does not become healthy, see %s", n.name, n.log)
+		}
+		select {
+		case <-n.done:
+			if err := n.start(); err != nil {
+				return err
+			}
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// call makes one request through a node.
+func (w *world) call(ctx context.Context, n *node, method, path string, in any, idempotency string) (int, map[string]any, error) {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return 0, nil, err
+		}
+		body = strings.NewReader(string(b))
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+n.addr+path, body)
+	if err != nil {
+		return 0, nil, err
+	}
+	req.Header.Set("Authorization", "Bearer "+key)
+	req.Header.Set("Content-Type", "application/json")
+	if idempotency != "" {
+		req.Header.Set("Idempotency-Key", idempotency)
+	}
+	res, err := w.http.Do(req)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer res.Body.Close()
+	raw, err := io.ReadAll(res.Body)
+	if err != nil {
+		return 0, nil, err
+	}
+	doc := map[string]any{}
+	_ = json.Unmarshal(raw, &doc) // an empty document for what is no JSON
+	return res.StatusCode, doc, nil
+}
+
+// ask repeats a request through one node after the other until it is answered with a 2xx.
+func (w *world) ask(ctx context.Context, method, path string, in any) (map[string]any, error) {
+	last := errors.New("not asked")
+	for try := 0; try < 300 && ctx.Err() == nil; try++ {
+		status, doc, err := w.call(ctx, w.nodes[try%len(w.nodes)], method, path, in, "")
+		if err == nil && status/100 == 2 {
+			return doc, nil
+		}
+		if last = err; err == nil {
+			last = fmt.Errorf("%s %s: %d %v", method, path, status, doc)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return nil, last
+}
+
+func (w *world) makeAgents(ctx context.Context, n int) (ids []string, err error) {
+	for i := range n {
+		doc, err := w.ask(ctx, "POST", "/v1/agent/create", map[string]any{"name": fmt.Sprintf("chaos %d", i), "output_token_balance": 1 << 40,
+			"session_mode": []string{"ephemeral", "persistent"}[i%2]})
+		if err != nil {
+			return nil, err
+		}
+		id, _ := doc["id"].(string)
+		ids = append(ids, id)
+	}
+	return ids, nil
+}
+
+// heal undoes whatever faults are left.
+func (w *world) heal() {
+	for _, n := range w.nodes {
+		n.store.open(true)
+		n.peers.open(true)
+		n.signal(syscall.SIGCONT)
+	}
+}
+
+// runners returns the processes of agents that live.
+func (w *world) runners() (pids []int) {
+	records, _ := filepath.Glob(filepath.Join(w.dir, "agents", "*", "run", "record.json"))
+	for _, r := range records {
+		var rec struct{ PID int }
+		b, _ := os.ReadFile(r)
+		if json.Unmarshal(b, &rec) == nil && rec.PID > 1 && syscall.Kill(rec.PID, 0) == nil {
+			pids = append(pids, rec.PID)
+		}
+	}
+	return pids
+}
+
+func (w *world) close() {
+	for _, n := range w.nodes {
+		n.end(syscall.SIGKILL, time.Second)
+		n.store.close()
+		n.peers.close()
+	}
+	w.redis.end(syscall.SIGTERM, 5*time.Second)
+	for _, pid := range w.runners() {
+		_ = exec.Command("pkill", "-KILL", "-s", strconv.Itoa(pid)).Run()
+	}
+	if *keep {
+		fmt.Println("logs and data are in " + w.dir)
+		return
+	}
+	_ = os.RemoveAll(w.dir)
+}
