@@ -4,7 +4,7 @@ VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  = -s -w -X main.version=$(VERSION)
 PKGS     = ./...
 
-.PHONY: help build test test-fast race lint generate rules demo bench fuzz deps clean ci
+.PHONY: help build test test-fast race lint generate rules demo bench chaos fuzz deps clean ci
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,9 @@ demo: build ## the main job end to end on the embedded store, with a kill -9 in 
 
 bench: deps build ## throughput, latency and cost, as ratios to references of the same run
 	$(GO) run ./cmd/bench -bin bin
+
+chaos: deps build ## break a cluster of three nodes on purpose: DURATION=1m SEED= ONLY='node kill -9'
+	$(GO) run ./cmd/chaos -bin bin -duration $(or $(DURATION),1m) $(if $(SEED),-seed $(SEED)) $(if $(ONLY),-only '$(ONLY)')
 
 fuzz: ## fuzz parsers, merges and templates for a minute each
 	@for f in $$(grep -rhoE '^func Fuzz[A-Za-z0-9_]+' actors http | awk '{print $$2}'); do \
