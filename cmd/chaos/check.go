@@ -20,7 +20,6 @@ type sheet struct {
 	attempts            map[int]int
 	retries, unanswered int64
 	settled             time.Duration
-	takeovers           []time.Duration
 	problems            []string
 }
 
