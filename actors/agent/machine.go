@@ -154,8 +154,11 @@ func (m *Machine) wantPod(want bool, why string) {
 	p.Want = want
 }
 
-// stopPod gives the present incarnation up: its key is dead from this commit on, and it must be confirmed gone before
-// the next one may start (POD-1).
+// orderly are the reasons to stop a pod for which its runner is told to shut down and may say goodbye (RUN-11): its key dies
+// when the pod is gone. In every other case the key is dead from this commit on.
+var orderly = map[string]bool{"stopped": true, "scaled_to_zero": true, "replaced": true}
+
+// stopPod gives the present incarnation up; it must be confirmed gone before the next one may start (POD-1).
 func (m *Machine) stopPod(why string) {
 	p := &m.S.Pod
 	if p.Phase != PodStarting && p.Phase != PodUp {
@@ -166,8 +169,10 @@ func (m *Machine) stopPod(why string) {
 	}
 	p.Phase, p.Why = PodStopping, why
 	m.head(HeadLease, "")
-	m.head(HeadIncarnation, "")
 	m.F.LeaseMS = 0
+	if !orderly[why] || m.S.Deleting {
+		m.head(HeadIncarnation, "")
+	}
 }
 
 func (m *Machine) shutdownRunner(why string) {

@@ -36,8 +36,11 @@ func TestMSG_15_TheQueueIsBounded(t *testing.T) {
 func TestMSG_3_AcceptedWithoutAPod(t *testing.T) {
 	w := startWorld(t, func(c *Config) { c.ProcessLimit = 1 })
 	busy, waiting := w.agent(nil), w.agent(nil)
-	w.want(w.call("POST", "/v1/agent/"+busy+"/messages", map[string]any{"content": `!tool shell {"command":"while [ ! -e go ]; do sleep 0.05; done"}`}), 201)
-	w.until("the only place is taken", func() bool { return allMessages(w, busy)[0]["status"] == "delivered" })
+	w.want(w.call("POST", "/v1/agent/"+busy+"/messages", map[string]any{"content": `!tool shell {"command":"touch begun; while [ ! -e go ]; do sleep 0.05; done"}`}), 201)
+	w.until("the only place is taken", func() bool {
+		_, err := os.Stat(filepath.Join(w.dir, "agents", busy, "workspace", "begun"))
+		return err == nil
+	})
 	a := w.want(w.call("POST", "/v1/agent/"+waiting+"/messages?wait=1", map[string]any{"content": "!say late"}), 201)
 	if a.str("status") != "pending" || a.get("outcome") != nil || a.get("reply") != nil {
 		t.Errorf("MSG-12: a wait that is over shows the message as it is: %s", a.body)

@@ -72,12 +72,13 @@ func (s *Store) open(path string) (err error) {
 		return err
 	}
 	s.w.SetMaxOpenConns(1)
-	var version int
-	if err := s.w.QueryRow(`PRAGMA user_version`).Scan(&version); err != nil || version > schemaVersion {
+	var version, tables int
+	err = s.w.QueryRow(`SELECT user_version, (SELECT count(*) FROM sqlite_master) FROM pragma_user_version`).Scan(&version, &tables)
+	if err == nil && tables > 0 && version != schemaVersion {
+		err = fmt.Errorf("it has format %d, this build reads format %d", version, schemaVersion)
+	}
+	if err != nil {
 		_ = s.w.Close()
-		if err == nil {
-			err = fmt.Errorf("the store has format %d, this build reads formats up to %d", version, schemaVersion)
-		}
 		return fmt.Errorf("prepare the store: %w", err)
 	}
 	// No member of an earlier process can live: the lock on the directory is ours.

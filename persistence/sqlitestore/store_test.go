@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -49,6 +50,25 @@ func TestOneProcessOwnsTheDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = s.Close()
+}
+
+func TestAStoreOfAnotherFormatIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.write(context.Background(), func(t *tx) error { t.exec(`PRAGMA user_version=99`); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	_ = s.Close()
+	if s, err = Open(dir); err == nil {
+		_ = s.Close()
+		t.Fatal("a store of format 99 was opened")
+	}
+	if !strings.Contains(err.Error(), "format 99") {
+		t.Error(err)
+	}
 }
 
 // writer accepts messages and prints each id once it was acknowledged, until it is killed.
