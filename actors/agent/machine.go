@@ -156,7 +156,7 @@ func (m *Machine) wantPod(want bool, why string) {
 
 // orderly are the reasons to stop a pod for which its runner is told to shut down and may say goodbye (RUN-11): its key dies
 // when the pod is gone. In every other case the key is dead from this commit on.
-var orderly = map[string]bool{"stopped": true, "scaled_to_zero": true, "replaced": true}
+var orderly = map[string]bool{"stopped": true, "evicted": true, "scaled_to_zero": true, "replaced": true}
 
 // stopPod gives the present incarnation up; it must be confirmed gone before the next one may start (POD-1).
 func (m *Machine) stopPod(why string) {

@@ -41,6 +41,16 @@ func (m *Machine) Wake() (ready bool) {
 	return false
 }
 
+// Yield gives the pod's place up for another agent, if nothing is to be done with it, whatever its warmth window: there is no room for
+// everybody. The next cause wakes it again.
+func (m *Machine) Yield() {
+	s := &m.S
+	if s.Pod.Phase != PodUp || s.Turn != nil || s.Update != "" || s.FilesDue || m.CanStart() {
+		return
+	}
+	m.wantPod(false, "evicted")
+}
+
 // TurnPrompt is the text that the runner gives to the model for the present attempt (HOOK-8, REC-4).
 func (c *Configuration) TurnPrompt(t *Turn, batch []Message) string {
 	switch t.Hook {

@@ -116,6 +116,9 @@ func (c *Client) Hint(id agent.ID) { c.hint(id, protocol.Look) }
 // Observe tells the agent that its pod has changed. It returns at once; the hint may be lost.
 func (c *Client) Observe(id agent.ID) { c.hint(id, protocol.Observe) }
 
+// Yield asks the agent to give its pod's place up if it has nothing to do. It returns at once; the hint may be lost.
+func (c *Client) Yield(id agent.ID) { c.hint(id, protocol.Yield) }
+
 func (c *Client) hint(id agent.ID, kind string) {
 	if pid := c.remembered(id); pid != nil {
 		c.c.ActorSystem.Root.Send(pid, &protocol.Command{Kind: kind})

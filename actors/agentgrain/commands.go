@@ -68,6 +68,12 @@ func fromRunner(g protocol.Guard, decide decision) decision {
 type pendingAnswer struct{}
 
 func (g *Grain) command(c actor.Context, cmd *protocol.Command) {
+	if cmd.Kind == protocol.Yield {
+		if _, err := g.step(c, nil, func(m *agent.Machine) (any, error) { m.Yield(); return nil, nil }); err != nil && !g.gone {
+			g.arm(time.Second)
+		}
+		return
+	}
 	if cmd.Kind == protocol.Look || cmd.Kind == protocol.Observe {
 		if cmd.Kind == protocol.Observe {
 			g.wished = wishKey{}

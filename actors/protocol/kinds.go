@@ -20,6 +20,7 @@ import (
 const (
 	Look     = "look"     // –: something may be due; a hint, no answer
 	Observe  = "observe"  // –: as look, and the pod has changed
+	Yield    = "yield"    // –: another agent needs the pod's place; a hint, no answer
 	Status   = "status"   // StatusCommand → StatusResult
 	Delete   = "delete"   // DeleteCommand → –
 	Balance  = "balance"  // agent.BalanceChange → BalanceResult

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
+	"time"
 
 	"troupe/actors/agent"
 )
@@ -27,7 +27,7 @@ func defaultLimit() int {
 	return 16
 }
 
-// admit takes a slot for a start, or puts the agent in the queue and gives up the longest-idle warm runner.
+// admit takes a slot for a start, or puts the agent in the queue and asks for the place of the longest-idle warm runner.
 func (r *Runtime) admit(id agent.ID) bool {
 	r.mu.Lock()
 	at := slices.Index(r.queue, id)
@@ -57,8 +57,11 @@ func (r *Runtime) leave(id agent.ID) {
 	}
 }
 
-// room hints the agents that could start now, and makes room when none can: the longest-idle warm runner is asked to end.
-// Its agent sees it gone and starts it again when it is needed.
+// askAgain is after how long another agent is asked for its place: a hint may be lost, and what it asks for may be refused.
+const askAgain = 3 * time.Second
+
+// room hints the agents that could start now, and makes room when none can: the agent of the longest-idle warm runner is asked to give
+// it up. What this node knows of idleness is a moment old, so the agent decides: it may have been given a turn.
 func (r *Runtime) room() {
 	r.mu.Lock()
 	if len(r.queue) == 0 {
@@ -68,21 +71,29 @@ func (r *Runtime) room() {
 	free := r.o.Limit - len(r.live) - r.launching
 	hints := slices.Clone(r.queue[:min(max(free, 0), len(r.queue))])
 	var victim *proc
+	var whose agent.ID
 	if free <= 0 {
-		for _, p := range r.live {
-			if !p.idle.IsZero() && (victim == nil || p.idle.Before(victim.idle)) {
-				victim = p
+		for id, p := range r.live {
+			if !p.idle.IsZero() && time.Since(p.asked) >= askAgain && (victim == nil || p.idle.Before(victim.idle)) {
+				victim, whose = p, id
 			}
 		}
 	}
 	if victim != nil {
-		victim.idle = victim.idle.AddDate(1, 0, 0) // asked once
+		victim.asked = time.Now()
+		time.AfterFunc(askAgain, func() { // ends by itself: nobody waits any more, or the runtime is closed
+			select {
+			case <-r.stop:
+			default:
+				r.room()
+			}
+		})
 	}
 	r.mu.Unlock()
 	for _, id := range hints {
 		r.o.OnChange(id)
 	}
 	if victim != nil {
-		_ = signalLeader(victim.rec.PID, syscall.SIGTERM)
+		r.o.OnRoom(whose)
 	}
 }

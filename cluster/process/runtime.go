@@ -24,6 +24,7 @@ type Options struct {
 	Limit    int    // runners at once; 0: by memory
 	Sandbox  Mode
 	OnChange func(agent.ID) // a hint that something about the agent's process has changed; must not block
+	OnRoom   func(agent.ID) // a hint that another agent needs the place of this idle one; must not block
 	Log      *slog.Logger
 	Env      []string // additional environment of every runner
 }
@@ -44,9 +45,10 @@ type Runtime struct {
 
 // proc is one runner that this node knows.
 type proc struct {
-	rec  record
-	idle time.Time // since when it is unused; zero: in use
-	done chan struct{}
+	rec   record
+	idle  time.Time // since when it is unused; zero: in use
+	asked time.Time // when its agent was asked for its place last
+	done  chan struct{}
 }
 
 // record is what a later node needs to find a runner again.
@@ -75,6 +77,9 @@ func New(o Options) (*Runtime, error) {
 	}
 	if o.OnChange == nil {
 		o.OnChange = func(agent.ID) {}
+	}
+	if o.OnRoom == nil {
+		o.OnRoom = func(agent.ID) {}
 	}
 	r := &Runtime{o: o, live: map[agent.ID]*proc{}, stop: make(chan struct{})}
 	var err error

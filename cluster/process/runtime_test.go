@@ -60,7 +60,19 @@ func open(t *testing.T, dir string, limit int, h *hints) *Runtime {
 	if err := os.WriteFile(runner, []byte(script), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	r, err := New(Options{Dir: dir, Runner: runner, Limit: limit, Sandbox: "off", OnChange: h.changed, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	var r *Runtime
+	var asked sync.WaitGroup
+	t.Cleanup(asked.Wait)
+	giveUp := func(id agent.ID) { // an agent that has nothing to do
+		asked.Add(1)
+		go func() {
+			defer asked.Done()
+			if err := r.Stop(context.Background(), id, 0, 5*time.Second); err != nil {
+				t.Error(err)
+			}
+		}()
+	}
+	r, err := New(Options{Dir: dir, Runner: runner, Limit: limit, Sandbox: "off", OnChange: h.changed, OnRoom: giveUp, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}

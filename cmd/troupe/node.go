@@ -102,7 +102,7 @@ func startNode(ctx context.Context, cfg Config, log *slog.Logger) (_ *node, err 
 	n.addr = l.Addr().String()
 	set := n.settings()
 	if n.runtime, err = process.New(process.Options{Dir: cfg.DataDir, Runner: cfg.Runner, Limit: cfg.ProcessLimit, Sandbox: process.Mode(cfg.Sandbox), Log: log,
-		OnChange: func(id agent.ID) { n.agents.Observe(id) }}); err != nil {
+		OnChange: func(id agent.ID) { n.agents.Observe(id) }, OnRoom: func(id agent.ID) { n.agents.Yield(id) }}); err != nil {
 		_ = l.Close()
 		return nil, err
 	}
