@@ -10,29 +10,29 @@ import (
 )
 
 // How a node paces its garbage collector. At rest the heap is mostly idle activations, so it may grow by a third between
-// collections. A small heap may grow to heapFloor first, and under load a heap may grow more, up to maxPercent, as long as
-// the collector would run more than once a second: collecting 10,000 idle activations again and again for the garbage of
-// the messages that pass by cost a third of a busy node's processor time. When the load is over it gives the memory back.
+// collections. Under load what matters is the garbage of the messages that pass by: collecting 10,000 idle activations again
+// and again for it cost a third of a busy node's processor time. So from the first collection of a burst on, the heap may grow
+// by a runway of fixed size before the next; when nothing was collected for a while, the memory is given back.
 const (
-	gcPercent  = 35
-	maxPercent = 300
-	heapFloor  = 48 << 20 // bytes
-	paceEvery  = time.Second
+	gcPercent = 35
+	heapFloor = 48 << 20 // bytes that a heap at rest may grow to at least
+	runway    = 96 << 20 // bytes of garbage between collections under load
+	paceEvery = 200 * time.Millisecond
+	calmAfter = 5 * time.Second // without a collection
 )
 
-// heapPace returns the collector's next percentage, from the present one, the live bytes and the collections since the last look.
-func heapPace(present int, live, collections uint64) int {
-	rest := gcPercent
-	if live > 0 && live < heapFloor {
-		rest = max(rest, int(math.Min(float64(heapFloor-live)*100/float64(live), 1000)))
-	}
+// heapPercent returns the collector's percentage for so many live bytes.
+func heapPercent(live uint64, busy bool) int {
+	grow := 0.0
 	switch {
-	case collections > 1:
-		return max(rest, min(2*present, maxPercent))
-	case collections == 0:
-		return max(rest, min(present, maxPercent)/2)
+	case live == 0: // nothing was collected yet
+		return gcPercent
+	case busy:
+		grow = runway
+	case live < heapFloor:
+		grow = float64(heapFloor - live)
 	}
-	return max(rest, min(present, maxPercent))
+	return max(gcPercent, int(math.Min(grow*100/float64(live), 1000)))
 }
 
 // paceHeap keeps the collector's pace until ctx ends. The operator's own GOGC wins.
@@ -43,18 +43,24 @@ func paceHeap(ctx context.Context) {
 	t := time.NewTicker(paceEvery)
 	defer t.Stop()
 	samples := []gometrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/cycles/total:gc-cycles"}}
-	present, seen := gcPercent, uint64(0)
+	debug.SetGCPercent(gcPercent)
+	present, busy, seen, last := gcPercent, false, uint64(0), time.Now()
 	for {
 		gometrics.Read(samples)
-		cycles := samples[1].Value.Uint64()
-		if p := heapPace(present, samples[0].Value.Uint64(), cycles-seen); p < present*9/10 || p > present*11/10 || p == gcPercent && p != present { // changing it stops the world for a moment
+		switch cycles := samples[1].Value.Uint64(); {
+		case cycles != seen:
+			busy, seen, last = true, cycles, time.Now()
+		case busy && time.Since(last) > calmAfter:
+			busy = false
+			debug.SetGCPercent(gcPercent)
+			debug.FreeOSMemory() // collects, too
+			gometrics.Read(samples)
+			present, seen = gcPercent, samples[1].Value.Uint64()
+		}
+		if p := heapPercent(samples[0].Value.Uint64(), busy); p < present*9/10 || p > present*11/10 { // changing it stops the world for a moment
 			debug.SetGCPercent(p)
-			if p < present && p == gcPercent {
-				debug.FreeOSMemory()
-			}
 			present = p
 		}
-		seen = cycles
 		select {
 		case <-ctx.Done():
 			return
