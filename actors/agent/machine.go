@@ -30,7 +30,7 @@ func (m *Machine) Finish() *Commit {
 	m.C.State = Encode(&m.S)
 	m.head(HeadStatus, string(m.S.Status))
 	m.head(HeadReason, m.S.Reason)
-	m.C.Due = m.Due()
+	m.C.Due = m.Alarm()
 	return &m.C
 }
 
@@ -223,7 +223,16 @@ func Readiness(s *State, f *Figures) (ready bool, pod PodStatus, reason string) 
 	return false, pod, reason
 }
 
-// Due returns the next instant at which the agent must look at itself, 0 for none.
+// Alarm is Due by the store's clock, which rings: where that went back, the agent's own time is ahead of it.
+func (m *Machine) Alarm() int64 {
+	due := m.Due()
+	if due > 0 && m.F.ClockMS > 0 {
+		due -= m.Now - m.F.ClockMS
+	}
+	return due
+}
+
+// Due returns the next instant at which the agent must look at itself, in its own time; 0 for none.
 func (m *Machine) Due() int64 {
 	var due []int64
 	s := &m.S

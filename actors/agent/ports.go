@@ -39,7 +39,9 @@ type Figures struct {
 	Execution    string
 	RunnerInfo   string // version and endpoint as reported by attach, JSON
 	CommandSeq   int64
-	NowMS        int64 // the store's clock at reading, never below the last instant written
+	NowMS        int64 // the agent's time: the store's clock at reading, never below the last instant written (GEN-1)
+	ClockMS      int64 // the store's clock at reading
+	Version      int64 // of the snapshot at reading
 	Epoch        int64 // of the present claim
 	Member       string
 	Deleted      bool
@@ -171,7 +173,7 @@ type Commit struct {
 	Events   []Event
 	Balance  *BalanceChange
 	Idem     *Idempotency
-	Due      int64 // next instant at which the agent must look at itself; 0: none. Armed before the commit
+	Due      int64 // next instant at which the agent must look at itself, by the store's clock; 0: none. Armed before the commit
 }
 
 // Fields of the head that activations set through Commit.Head. The store itself owns the others.

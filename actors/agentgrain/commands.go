@@ -201,7 +201,7 @@ func (g *Grain) wake(c actor.Context, cmd *protocol.Command, _ struct{}) (any, e
 }
 
 // runtime answers with the activation's view of itself. It changes nothing (OBS-2).
-func (g *Grain) runtime(actor.Context, *protocol.Command, struct{}) (any, error) {
+func (g *Grain) runtime(c actor.Context, _ *protocol.Command, _ struct{}) (any, error) {
 	if err := g.load(); err != nil {
 		return nil, err
 	}
@@ -209,7 +209,7 @@ func (g *Grain) runtime(actor.Context, *protocol.Command, struct{}) (any, error)
 	defer cancel()
 	m, _, err := g.machine(ctx)
 	if err != nil {
-		return nil, err
+		return nil, g.failed(c, err)
 	}
 	out := protocol.RuntimeResult{Node: g.d.Node, Epoch: g.act.Fence.Epoch, ActivatedMS: g.activated.UnixMilli(), Mailbox: g.act.Depth(),
 		State: m.S, Figures: m.F, Restarts: g.restarts}

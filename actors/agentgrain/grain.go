@@ -197,7 +197,7 @@ func (g *Grain) step(c actor.Context, cmd *protocol.Command, decide decision) (a
 	defer cancel()
 	m, queue, err := g.machine(ctx)
 	if err != nil {
-		return nil, err
+		return nil, g.failed(c, err)
 	}
 	wasTurn, wasPod, wasSession := m.S.Turn, m.PodStatus(), m.S.Session
 	result, err := decide(m)
@@ -257,18 +257,29 @@ var once = map[string]bool{protocol.Status: true, protocol.Balance: true, protoc
 // onceKey is under which a command's result is remembered.
 func onceKey(cmd *protocol.Command) string { return "cmd/" + cmd.Id }
 
-// machine reads what the agent is now. Figures are always read anew: scripts change them beside the activation.
+// machine reads what the agent is now. Figures are always read anew: scripts change them beside the activation. They also
+// tell whether what this activation remembers is still true. One that has lost its claim decides nothing more, and a store
+// that lost its last writes in a failover is believed (REC-7).
 func (g *Grain) machine(ctx context.Context) (*agent.Machine, []agent.Message, error) {
 	m := &agent.Machine{Set: g.d.Settings, NewID: agent.NewUUID}
+	f, queue, err := g.d.Store.Peek(ctx, g.id, agent.MaxBatchMessages)
+	if err != nil {
+		return nil, nil, err
+	}
+	if (agent.Fence{Member: f.Member, Epoch: f.Epoch}) != g.act.Fence {
+		return nil, nil, fault.Lost("agent " + string(g.id))
+	}
+	if f.Version != g.version {
+		g.loaded = false
+		if err := g.load(); err != nil {
+			return nil, nil, err
+		}
+	}
 	if err := json.Unmarshal(g.spec, &m.Spec); err != nil {
 		return nil, nil, fmt.Errorf("decode spec of agent %s: %w", g.id, err)
 	}
 	if err := json.Unmarshal(g.state, &m.S); err != nil {
 		return nil, nil, fmt.Errorf("decode state of agent %s: %w", g.id, err)
-	}
-	f, queue, err := g.d.Store.Peek(ctx, g.id, agent.MaxBatchMessages)
-	if err != nil {
-		return nil, nil, err
 	}
 	m.F, m.Now = f, f.NowMS
 	return m, queue, nil
@@ -330,9 +341,9 @@ func (g *Grain) look(c actor.Context) {
 func (g *Grain) perform(c actor.Context, m *agent.Machine) {
 	g.tellPod(c, m)
 	g.tellTurn(c, m)
-	due := m.Due()
-	if g.armed == unknown || due == 0 && g.armed != 0 || due > 0 && g.armed > 0 && due > g.armed && m.Now >= g.armed {
-		g.rearm(due)
+	due, alarm := m.Due(), m.Alarm()
+	if g.armed == unknown || due == 0 && g.armed != 0 || due > 0 && g.armed > 0 && alarm > g.armed && m.F.ClockMS >= g.armed {
+		g.rearm(alarm)
 	}
 	wait := time.Duration(0)
 	if due > 0 {

@@ -63,7 +63,7 @@ func main() {
 func reference() {
 	handler := func(ctx *fasthttp.RequestCtx) { ctx.SetStatusCode(201); ctx.SetBody(ctx.PostBody()) }
 	if *serve == "script" {
-		st, err := redisstore.Open(context.Background(), *store)
+		st, err := redisstore.Open(context.Background(), *store, 0)
 		if err != nil {
 			panic(err)
 		}

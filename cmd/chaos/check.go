@@ -17,6 +17,10 @@ type sheet struct {
 	accepted, stored    int
 	outcomes            map[string]int
 	lost, twice, open   int
+	late                int           // turns that were open for too long
+	longest             time.Duration // turn
+	refused             int           // stale writes
+	statuses            map[int]int   // of calls that were not accepted
 	attempts            map[int]int
 	retries, unanswered int64
 	settled             time.Duration
@@ -25,11 +29,9 @@ type sheet struct {
 
 // check waits until every message has its outcome and reads the whole history.
 func check(ctx context.Context, w *world, ids []string, l *load) (*sheet, error) {
-	s := &sheet{outcomes: map[string]int{}, attempts: map[int]int{}, retries: l.retries.Load(), unanswered: l.open.Load()}
-	for _, n := range w.nodes {
-		if err := w.await(ctx, n); err != nil {
-			return nil, err
-		}
+	s := &sheet{outcomes: map[string]int{}, attempts: map[int]int{}, retries: l.retries.Load(), unanswered: l.open.Load(), statuses: l.statuses}
+	if err := w.healthy(ctx); err != nil {
+		return nil, err
 	}
 	began := time.Now()
 	for _, id := range ids {
@@ -127,6 +129,16 @@ func (s *sheet) turn(id string, t map[string]any, done map[string]string) {
 		s.open++
 		s.problems = append(s.problems, fmt.Sprintf("agent %s: turn %s is still running", id, turn))
 	}
+	started, _ := t["started_at"].(string)
+	ended, _ := t["ended_at"].(string)
+	from, _ := time.Parse(time.RFC3339, started)
+	to, _ := time.Parse(time.RFC3339, ended)
+	took := to.Sub(from)
+	s.longest = max(s.longest, took)
+	if took > turnLimit+time.Minute {
+		s.late++
+		s.problems = append(s.problems, fmt.Sprintf("TURN-7: agent %s: turn %s was open for %s", id, turn, took))
+	}
 	if t["status"] != "completed" {
 		return
 	}
@@ -163,7 +175,7 @@ func (w *world) messages(ctx context.Context, id string) (out []map[string]any, 
 	}
 }
 
-func (s *sheet) good() bool { return s.lost+s.twice+s.open == 0 && s.accepted > 0 }
+func (s *sheet) good() bool { return s.lost+s.twice+s.open+s.late == 0 && s.accepted > 0 }
 
 func quantile(ds []time.Duration, q float64) time.Duration {
 	if len(ds) == 0 {
@@ -182,10 +194,11 @@ func (s *sheet) print(d drawn, took time.Duration) {
 	for _, o := range slices.Sorted(maps.Keys(s.outcomes)) {
 		fmt.Printf("  %6d  %s\n", s.outcomes[o], o)
 	}
-	fmt.Printf("turns by attempt: %v; settled %s after the last fault\n", s.attempts, s.settled.Round(10*time.Millisecond))
-	fmt.Printf("takeovers: %d, p50 %s, p99 %s\n", len(d.times), quantile(d.times, 0.5), quantile(d.times, 0.99))
+	fmt.Printf("calls that were not accepted, by status (0: no answer): %v\n", s.statuses)
+	fmt.Printf("turns by attempt: %v, the longest %s; settled %s after the last fault\n", s.attempts, s.longest.Round(10*time.Millisecond), s.settled.Round(10*time.Millisecond))
+	fmt.Printf("stale writes refused: %d; takeovers of agents with work: %d, p50 %s, p99 %s, longest %s\n", s.refused, len(d.times), quantile(d.times, 0.5), quantile(d.times, 0.99), quantile(d.times, 1))
 	for _, p := range s.problems[:min(len(s.problems), 20)] {
 		fmt.Println("! " + p)
 	}
-	fmt.Printf("lost %d, completed twice %d, open %d\n", s.lost, s.twice, s.open)
+	fmt.Printf("lost %d, completed twice %d, open %d, open too long %d\n", s.lost, s.twice, s.open, s.late)
 }

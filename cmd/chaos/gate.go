@@ -3,6 +3,7 @@ package main
 import (
 	"io"
 	"net"
+	"strings"
 	"sync"
 )
 
@@ -17,6 +18,8 @@ type gate struct {
 	ended bool
 	conns map[net.Conn]bool
 	wg    sync.WaitGroup
+	// rewrite changes what comes back; it must keep lengths. It is set before the first connection.
+	rewrite *strings.Replacer
 }
 
 func openGate(to string) (*gate, error) {
@@ -110,7 +113,7 @@ func (g *gate) serve(in net.Conn) {
 		both.Add(1)
 		go func() {
 			defer both.Done()
-			g.copy(way[1], way[0])
+			g.copy(way[1], way[0], way[0] == out)
 			_ = in.Close() // one end is gone: so is the other
 			_ = out.Close()
 		}()
@@ -118,7 +121,7 @@ func (g *gate) serve(in net.Conn) {
 	both.Wait()
 }
 
-func (g *gate) copy(to io.Writer, from io.Reader) {
+func (g *gate) copy(to io.Writer, from io.Reader, back bool) {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buf)
@@ -126,7 +129,11 @@ func (g *gate) copy(to io.Writer, from io.Reader) {
 			return
 		}
 		if n > 0 {
-			if _, werr := to.Write(buf[:n]); werr != nil {
+			out := buf[:n]
+			if back && g.rewrite != nil {
+				out = []byte(g.rewrite.Replace(string(out)))
+			}
+			if _, werr := to.Write(out); werr != nil {
 				return
 			}
 		}

@@ -11,22 +11,24 @@ import (
 
 // load is what the senders did: every message that was acknowledged, with its id.
 type load struct {
-	stopped context.CancelFunc
-	wg      sync.WaitGroup
-	mu      sync.Mutex
-	acked   map[string]map[string]bool // agent → message ids
-	retries atomic.Int64
-	open    atomic.Int64 // calls that were never answered
+	stopped  context.CancelFunc
+	wg       sync.WaitGroup
+	mu       sync.Mutex
+	acked    map[string]map[string]bool // agent → message ids
+	statuses map[int]int                // of calls that were not accepted
+	retries  atomic.Int64
+	open     atomic.Int64 // calls that were never answered
 }
 
 // texts are what messages ask of the rehearsal model: to say something, to use a tool, to take its time.
-var texts = []string{"!say fine", "!say fine", "!tool shell {\"command\":\"echo x >> log\"}\n!say noted", "!tool shell {\"command\":\"sleep 1; echo y >> log\"}\n!say slept"}
+var texts = []string{"!say fine", "!say fine", "!tool shell {\"command\":\"echo x >> log\"}\n!say noted", "!tool shell {\"command\":\"sleep 1; echo y >> log\"}\n!say slept",
+	"!tool shell {\"command\":\"sleep 3; echo z >> log\"}\n!say slept long"}
 
 // startLoad starts senders that go on until stop: each sends one message after the other through any node, and repeats a call with
 // the same idempotency key until it is acknowledged.
 func startLoad(w *world, ids []string, senders int) *load {
 	ctx, cancel := context.WithCancel(context.Background())
-	l := &load{stopped: cancel, acked: map[string]map[string]bool{}}
+	l := &load{stopped: cancel, acked: map[string]map[string]bool{}, statuses: map[int]int{}}
 	for _, id := range ids {
 		l.acked[id] = map[string]bool{}
 	}
@@ -65,6 +67,9 @@ func (l *load) send(ctx context.Context, w *world, r *rand.Rand, id, idempotency
 			return
 		}
 		l.retries.Add(1)
+		l.mu.Lock()
+		l.statuses[status]++
+		l.mu.Unlock()
 		select {
 		case <-ctx.Done():
 		case <-time.After(time.Duration(50+r.IntN(200)) * time.Millisecond):

@@ -1,6 +1,7 @@
-// Command chaos runs a cluster under load and breaks it on purpose: nodes are killed, frozen, stopped and cut off, runners are
-// killed, Redis is restarted. Afterwards it reads the whole history and prints a balance sheet; it exits 1 if an accepted
-// message was lost or completed twice, or a turn stayed open. The seed is printed: the same seed draws the same faults.
+// Command chaos runs a cluster under load and breaks it on purpose: nodes are killed, frozen, stopped, cut off and joined, runners
+// are killed, Redis is restarted, fails over, and its clock jumps. Afterwards it reads the whole history and prints a balance
+// sheet; it exits 1 if an accepted message was lost or completed twice, or a turn stayed open too long. The seed is printed:
+// the same seed draws the same faults.
 package main
 
 import (
@@ -11,15 +12,17 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 )
 
 var (
 	bin      = flag.String("bin", "bin", "directory of troupe and troupe-runner")
+	shapes   = flag.String("store", single, "shape of Redis: single, sentinel or cluster; several, separated by commas, share the time")
 	nodes    = flag.Int("nodes", 3, "nodes")
-	agents   = flag.Int("agents", 12, "agents")
-	clients  = flag.Int("clients", 8, "concurrent senders")
+	agents   = flag.Int("agents", 16, "agents")
+	clients  = flag.Int("clients", 12, "concurrent senders")
 	duration = flag.Duration("duration", time.Minute, "how long faults are injected")
 	seed     = flag.Uint64("seed", 0, "of the faults; 0: by the clock")
 	only     = flag.String("only", "", "one kind of fault")
@@ -33,19 +36,24 @@ func main() {
 	}
 	runtime.LockOSThread() // the processes die with the thread that started them, also when this is killed
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	ok, err := run(ctx)
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "chaos: "+err.Error())
+	list := strings.Split(*shapes, ",")
+	good := true
+	for _, shape := range list {
+		ok, err := run(ctx, shape, *duration/time.Duration(len(list)))
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "chaos: "+err.Error())
+		}
+		good = good && ok && err == nil
 	}
-	if err != nil || !ok {
+	stop()
+	if !good {
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context) (bool, error) {
-	fmt.Printf("seed %d, %d nodes, %d agents, %d senders, %s\n", *seed, *nodes, *agents, *clients, *duration)
-	w, err := newWorld(*nodes)
+func run(ctx context.Context, shape string, limit time.Duration) (bool, error) {
+	fmt.Printf("seed %d, store %s, %d nodes, %d agents, %d senders, %s\n", *seed, shape, *nodes, *agents, *clients, limit)
+	w, err := newWorld(ctx, shape, *nodes)
 	if err != nil {
 		return false, err
 	}
@@ -57,15 +65,17 @@ func run(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	load := startLoad(w, ids, *clients)
+	load, refused := startLoad(w, ids, *clients), w.countRefused()
 	began := time.Now()
-	faults := inject(ctx, w, ids, rand.New(rand.NewPCG(*seed, 0)), *duration)
+	faults := inject(ctx, w, ids, rand.New(rand.NewPCG(*seed, 0)), limit)
 	load.stop()
 	w.heal()
 	sheet, err := check(ctx, w, ids, load)
 	if err != nil {
 		return false, err
 	}
+	sheet.refused = refused()
+	sheet.problems = append(sheet.problems, faults.problems...)
 	sheet.print(faults, time.Since(began))
-	return sheet.good(), nil
+	return sheet.good() && len(faults.problems) == 0, nil
 }

@@ -20,13 +20,17 @@ import (
 	"time"
 )
 
+// turnLimit is the agents' timeout; a turn may be open for a minute more (TURN-7).
+const turnLimit = time.Minute
+
 const key = "sk_shinzo_live_ChaosChaosChaosChaosChaosChaosChaosChaosCh"
 
 // world is the cluster under test. Every way between its processes leads through a gate that can be closed.
 type world struct {
 	dir   string
-	redis *process
-	nodes []*node
+	store *store
+	nodes []*node // that are there from the start, and take the load
+	guest *node   // joins and leaves
 	http  *http.Client
 }
 
@@ -34,9 +38,9 @@ type world struct {
 type node struct {
 	*process
 	name  string
-	addr  string // of the API
-	store *gate  // to Redis
-	peers *gate  // from the other nodes
+	addr  string           // of the API
+	redis map[string]*gate // to every server of the store
+	peers *gate            // from the other nodes
 }
 
 // process is a command that can be started again.
@@ -98,30 +102,35 @@ func (p *process) end(s syscall.Signal, limit time.Duration) {
 }
 
 func freeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+	for {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return "", err
+		}
+		defer l.Close()                                   // at the end, so that no address comes twice
+		if p := l.Addr().(*net.TCPAddr).Port; p < 55000 { // a cluster bus needs the port + 10000
+			return l.Addr().String(), nil
+		}
 	}
-	defer l.Close()
-	return l.Addr().String(), nil
 }
 
-func newWorld(n int) (*world, error) {
+func newWorld(ctx context.Context, shape string, n int) (w *world, err error) {
 	dir, err := os.MkdirTemp("", "troupe-chaos")
 	if err != nil {
 		return nil, err
 	}
-	w := &world{dir: dir, http: &http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}}
-	redis, err := freeAddr()
-	if err != nil {
+	w = &world{dir: dir, http: &http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}}
+	defer func() {
+		if err != nil {
+			w.close()
+		}
+	}()
+	if w.store, err = newStore(ctx, shape, dir); err != nil {
 		return nil, err
 	}
-	_, port, _ := net.SplitHostPort(redis)
-	w.redis = &process{path: "redis-server", log: filepath.Join(dir, "redis.log"),
-		args: []string{"--port", port, "--bind", "127.0.0.1", "--dir", dir, "--appendonly", "yes", "--appendfsync", "everysec", "--save", ""}}
 	master := make([]byte, 32)
 	_, _ = rand.Read(master)
-	for i := range n {
+	for i := range n + 1 {
 		x := &node{name: fmt.Sprintf("node%d", i)}
 		if x.addr, err = freeAddr(); err != nil {
 			return nil, err
@@ -130,26 +139,27 @@ func newWorld(n int) (*world, error) {
 		if err != nil {
 			return nil, err
 		}
-		if x.store, err = openGate(redis); err != nil {
+		if x.redis, err = w.store.gates(); err != nil {
 			return nil, err
 		}
 		if x.peers, err = openGate(actors); err != nil {
 			return nil, err
 		}
 		x.process = &process{path: filepath.Join(*bin, "troupe"), args: []string{"serve"}, log: filepath.Join(dir, x.name+".log"), env: []string{
-			"TROUPE_LISTEN=" + x.addr, "TROUPE_NODE_NAME=" + x.name, "TROUPE_DATA_DIR=" + dir, "TROUPE_REDIS_URL=redis://" + x.store.addr,
+			"TROUPE_LISTEN=" + x.addr, "TROUPE_NODE_NAME=" + x.name, "TROUPE_DATA_DIR=" + dir, "TROUPE_REDIS_URL=" + w.store.url(x.redis), fmt.Sprint("TROUPE_MIN_REPLICA_ACKS=", w.store.acks()),
 			"TROUPE_MASTER_KEY=" + base64.StdEncoding.EncodeToString(master), "TROUPE_BOOTSTRAP_API_KEY=" + key, "TROUPE_ANTHROPIC_URL=rehearsal",
 			"TROUPE_CLUSTER_LISTEN=" + actors, "TROUPE_CLUSTER_ADVERTISE=" + x.peers.addr, "TROUPE_RATE_LIMIT=0", "TROUPE_LOG=info",
-			"TROUPE_SANDBOX=off", "TROUPE_PROCESS_LIMIT=64"}}
+			"TROUPE_SANDBOX=off", "TROUPE_PROCESS_LIMIT=64", "TROUPE_PUBLIC_METRICS=true", "TROUPE_PASSIVATE_AFTER=5s"}}
+		if i == n {
+			x.name, w.guest = "guest", x
+			break
+		}
 		w.nodes = append(w.nodes, x)
 	}
 	return w, nil
 }
 
 func (w *world) start(ctx context.Context) error {
-	if err := w.redis.start(); err != nil {
-		return fmt.Errorf("redis-server (apt-get install redis-server): %w", err)
-	}
 	for _, n := range w.nodes {
 		if err := n.start(); err != nil {
 			return fmt.Errorf("start a node: %w", err)
@@ -233,7 +243,7 @@ func (w *world) ask(ctx context.Context, method, path string, in any) (map[strin
 
 func (w *world) makeAgents(ctx context.Context, n int) (ids []string, err error) {
 	for i := range n {
-		doc, err := w.ask(ctx, "POST", "/v1/agent/create", map[string]any{"name": fmt.Sprintf("chaos %d", i), "output_token_balance": 1 << 40,
+		doc, err := w.ask(ctx, "POST", "/v1/agent/create", map[string]any{"name": fmt.Sprintf("chaos %d", i), "output_token_balance": 1 << 40, "timeout_seconds": turnLimit / time.Second,
 			"session_mode": []string{"ephemeral", "persistent"}[i%2]})
 		if err != nil {
 			return nil, err
@@ -247,9 +257,16 @@ func (w *world) makeAgents(ctx context.Context, n int) (ids []string, err error)
 // heal undoes whatever faults are left.
 func (w *world) heal() {
 	for _, n := range w.nodes {
-		n.store.open(true)
+		n.reach(true)
 		n.peers.open(true)
 		n.signal(syscall.SIGCONT)
+	}
+}
+
+// reach lets the node's traffic with the store pass, or stops it.
+func (n *node) reach(pass bool) {
+	for _, g := range n.redis {
+		g.open(pass)
 	}
 }
 
@@ -267,12 +284,20 @@ func (w *world) runners() (pids []int) {
 }
 
 func (w *world) close() {
-	for _, n := range w.nodes {
+	nodes := w.nodes
+	if w.guest != nil {
+		nodes = append(nodes[:len(nodes):len(nodes)], w.guest)
+	}
+	for _, n := range nodes {
 		n.end(syscall.SIGKILL, time.Second)
-		n.store.close()
+		for _, g := range n.redis {
+			g.close()
+		}
 		n.peers.close()
 	}
-	w.redis.end(syscall.SIGTERM, 5*time.Second)
+	if w.store != nil {
+		w.store.close()
+	}
 	for _, pid := range w.runners() {
 		_ = exec.Command("pkill", "-KILL", "-s", strconv.Itoa(pid)).Run()
 	}

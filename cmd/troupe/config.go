@@ -25,6 +25,7 @@ type Config struct {
 	MetricsListen  string        `env:"TROUPE_METRICS_LISTEN" flag:"metrics-listen" help:"host:port of the internal listener for /metrics; none if empty"`
 	DataDir        string        `env:"TROUPE_DATA_DIR" flag:"data-dir" help:"directory of the embedded store, keys and local agents"`
 	RedisURL       string        `env:"TROUPE_REDIS_URL" flag:"redis-url" help:"store: redis://host:port; embedded if empty (dev only)" secret:"url"`
+	MinReplicaAcks int           `env:"TROUPE_MIN_REPLICA_ACKS" flag:"min-replica-acks" help:"Redis replicas that must have a write before it is acknowledged"`
 	BootstrapKey   string        `env:"TROUPE_BOOTSTRAP_API_KEY" help:"platform key of the administrator that exists at first start" secret:"yes"`
 	AdminEmail     string        `env:"TROUPE_ADMIN_EMAIL" envDefault:"admin@troupe.internal" flag:"admin-email" help:"e-mail of the administrator account made at first start"`
 	AnthropicURL   string        `env:"TROUPE_ANTHROPIC_URL" flag:"anthropic-url" help:"upstream of the model gateway: a URL, or rehearsal"`
@@ -130,7 +131,7 @@ func (c *Config) finish() error {
 		bad("TROUPE_LOG", "must be debug, info, warn or error")
 	}
 	for name, n := range map[string]int64{"TROUPE_PROCESS_LIMIT": int64(c.ProcessLimit), "TROUPE_RATE_LIMIT": c.RateLimit, "TROUPE_GUEST_RATE_LIMIT": c.GuestLimit, "TROUPE_AGENT_LIMIT": int64(c.AgentLimit),
-		"TROUPE_OVERDRAFT": c.Overdraft} {
+		"TROUPE_OVERDRAFT": c.Overdraft, "TROUPE_MIN_REPLICA_ACKS": int64(c.MinReplicaAcks)} {
 		if n < 0 {
 			bad(name, "must not be negative")
 		}

@@ -148,7 +148,7 @@ func openStore(ctx context.Context, cfg *Config) (store, error) {
 	if cfg.RedisURL == "" {
 		return sqlitestore.Open(filepath.Join(cfg.DataDir, "store"))
 	}
-	return redisstore.Open(ctx, cfg.RedisURL)
+	return redisstore.Open(ctx, cfg.RedisURL, cfg.MinReplicaAcks)
 }
 
 func (n *node) settings() agent.Settings {

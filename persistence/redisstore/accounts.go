@@ -22,23 +22,30 @@ func notFound(what string) error { return fault.New(fault.NotFound, "not_found",
 // CreateAccount implements account.Accounts. The document is written before the e-mail points to it, so a crash between
 // the two leaves a document that nothing refers to.
 func (s *Store) CreateAccount(ctx context.Context, a account.Account) (account.Account, error) {
-	first, err := s.rdb.SetNX(ctx, "acct:first", string(a.ID), 0).Result()
+	first, err := s.putNew(ctx, "acct:first", string(a.ID))
 	if err != nil {
-		return a, storeErr(err)
+		return a, err
 	}
 	a.Admin = a.Admin || first
 	if err := s.PutAccount(ctx, a); err != nil {
 		return a, err
 	}
-	ok, err := s.rdb.SetNX(ctx, "acct:email:{"+a.Email+"}", string(a.ID), 0).Result()
+	ok, err := s.putNew(ctx, "acct:email:{"+a.Email+"}", string(a.ID))
 	if err != nil {
-		return a, storeErr(err)
+		return a, err
 	}
 	if !ok {
-		_ = s.rdb.Del(ctx, acct(a.ID, "doc")).Err()
+		_ = s.put(ctx, redis.NewIntCmd(ctx, "del", acct(a.ID, "doc"))) // nothing refers to it
 		return a, fault.New(fault.Conflict, "email_taken", "An account with this e-mail exists")
 	}
 	return a, nil
+}
+
+// putNew sets a key that is not there yet.
+func (s *Store) putNew(ctx context.Context, key, value string) (bool, error) {
+	cmd := redis.NewBoolCmd(ctx, "setnx", key, value)
+	err := s.put(ctx, cmd)
+	return cmd.Val(), err
 }
 
 // Account implements account.Accounts.
@@ -72,15 +79,15 @@ func (s *Store) AccountByEmail(ctx context.Context, email string) (account.Accou
 
 // PutAccount implements account.Accounts.
 func (s *Store) PutAccount(ctx context.Context, a account.Account) error {
-	return storeErr(s.rdb.Set(ctx, acct(a.ID, "doc"), agent.Encode(a), 0).Err())
+	return s.put(ctx, redis.NewStatusCmd(ctx, "set", acct(a.ID, "doc"), agent.Encode(a)))
 }
 
 // PutPlatformKey implements account.PlatformKeys.
 func (s *Store) PutPlatformKey(ctx context.Context, k account.PlatformKey) error {
-	if err := s.rdb.HSet(ctx, acct(k.Account, "pk"), k.ID, agent.Encode(k)).Err(); err != nil {
-		return storeErr(err)
+	if err := s.put(ctx, redis.NewIntCmd(ctx, "hset", acct(k.Account, "pk"), k.ID, agent.Encode(k))); err != nil {
+		return err
 	}
-	return storeErr(s.rdb.Set(ctx, "pk:{"+k.Hash+"}", string(k.Account)+"/"+k.ID, 0).Err())
+	return s.put(ctx, redis.NewStatusCmd(ctx, "set", "pk:{"+k.Hash+"}", string(k.Account)+"/"+k.ID))
 }
 
 // PlatformKeyByHash implements account.PlatformKeys. The pointer is a hint: only a key that its account still lists counts.
@@ -136,15 +143,15 @@ func (s *Store) DeletePlatformKey(ctx context.Context, a account.ID, id string) 
 	if err := s.hget(ctx, acct(a, "pk"), id, &k); err != nil {
 		return err
 	}
-	if err := s.rdb.HDel(ctx, acct(a, "pk"), id).Err(); err != nil {
-		return storeErr(err)
+	if err := s.put(ctx, redis.NewIntCmd(ctx, "hdel", acct(a, "pk"), id)); err != nil {
+		return err
 	}
-	return storeErr(s.rdb.Del(ctx, "pk:{"+k.Hash+"}").Err())
+	return s.put(ctx, redis.NewIntCmd(ctx, "del", "pk:{"+k.Hash+"}"))
 }
 
 // PutProviderKey implements account.ProviderKeys.
 func (s *Store) PutProviderKey(ctx context.Context, k account.ProviderKey) error {
-	return storeErr(s.rdb.HSet(ctx, acct(k.Account, "vk"), k.ID, agent.Encode(k)).Err())
+	return s.put(ctx, redis.NewIntCmd(ctx, "hset", acct(k.Account, "vk"), k.ID, agent.Encode(k)))
 }
 
 // ListProviderKeys implements account.ProviderKeys.
@@ -154,11 +161,12 @@ func (s *Store) ListProviderKeys(ctx context.Context, a account.ID) ([]account.P
 
 // DeleteProviderKey implements account.ProviderKeys.
 func (s *Store) DeleteProviderKey(ctx context.Context, a account.ID, id string) error {
-	n, err := s.rdb.HDel(ctx, acct(a, "vk"), id).Result()
-	if err == nil && n == 0 {
+	cmd := redis.NewIntCmd(ctx, "hdel", acct(a, "vk"), id)
+	err := s.put(ctx, cmd)
+	if err == nil && cmd.Val() == 0 {
 		return notFound("Key")
 	}
-	return storeErr(err)
+	return err
 }
 
 // TakePlace implements account.Directory.
@@ -171,7 +179,7 @@ func (s *Store) TakePlace(ctx context.Context, p account.Place) (account.Taken, 
 	if p.Key != "" {
 		hash = p.Hash
 	}
-	res, err := placeScript.cmdRun(ctx, s, keys, []any{p.Agent, p.Limit, hash, 60000})
+	res, err := s.script(ctx, len(p.Agent), placeScript, keys, []any{p.Agent, p.Limit, hash, 60000})
 	if err != nil {
 		return account.Taken{}, err
 	}
@@ -195,10 +203,10 @@ func (s *Store) KeepPlace(ctx context.Context, p account.Place, result []byte) e
 		return nil
 	}
 	key := acct(p.Account, "i:"+p.Key)
-	if err := s.rdb.HSet(ctx, key, "result", result).Err(); err != nil {
-		return storeErr(err)
+	if err := s.put(ctx, redis.NewIntCmd(ctx, "hset", key, "result", result)); err != nil {
+		return err
 	}
-	return storeErr(s.rdb.PExpire(ctx, key, 24*time.Hour).Err())
+	return s.put(ctx, redis.NewBoolCmd(ctx, "pexpire", key, (24*time.Hour).Milliseconds()))
 }
 
 // freeScript drops the key of a create that did not succeed.
@@ -207,11 +215,11 @@ var freeScript = inline(`if redis.call('HEXISTS', KEYS[1], 'result') == 0 then r
 // FreePlace implements account.Directory.
 func (s *Store) FreePlace(ctx context.Context, p account.Place) error {
 	if p.Key != "" {
-		if _, err := freeScript.cmdRun(ctx, s, []string{acct(p.Account, "i:"+p.Key)}, nil); err != nil {
+		if _, err := s.script(ctx, len(p.Key), freeScript, []string{acct(p.Account, "i:"+p.Key)}, nil); err != nil {
 			return err
 		}
 	}
-	return storeErr(s.rdb.ZRem(ctx, acct(p.Account, "ag"), p.Agent).Err())
+	return s.put(ctx, redis.NewIntCmd(ctx, "zrem", acct(p.Account, "ag"), p.Agent))
 }
 
 // CountAgents implements account.Directory.

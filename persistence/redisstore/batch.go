@@ -20,28 +20,37 @@ const (
 	callExpiry = 2 * time.Second
 )
 
-// call is one or more commands that travel together.
+// ackWithin is how long a batch waits for its replicas.
+const ackWithin = time.Second
+
+// errAcks is why a write counts as not durable although the primary has it.
+var errAcks = errors.New("too few replicas have acknowledged the write")
+
+// call is one or more commands that travel together. All their keys lie in one slot.
 type call struct {
-	cmds []redis.Cmder
-	done chan struct{}
+	cmds  []redis.Cmder
+	write bool
+	err   error // why its writes are not durable, whatever the commands returned
+	done  chan struct{}
 }
 
 // batcher collects concurrent calls into pipelines.
 type batcher struct {
 	rdb   redis.UniversalClient
+	acks  int // replicas that must have a write before it counts as durable
 	lanes []chan *call
 	stop  chan struct{}
 	once  sync.Once
 	wg    sync.WaitGroup
 }
 
-func newBatcher(rdb redis.UniversalClient) *batcher {
-	b := &batcher{rdb: rdb, stop: make(chan struct{})}
+func newBatcher(rdb redis.UniversalClient, acks int) *batcher {
+	b := &batcher{rdb: rdb, acks: acks, stop: make(chan struct{})}
 	for range lanes {
 		ch := make(chan *call, laneQueue)
 		b.lanes = append(b.lanes, ch)
 		b.wg.Add(1)
-		go b.run(ch)
+		go b.serve(ch)
 	}
 	return b
 }
@@ -51,7 +60,7 @@ func (b *batcher) close() {
 	b.wg.Wait()
 }
 
-func (b *batcher) run(ch chan *call) {
+func (b *batcher) serve(ch chan *call) {
 	defer b.wg.Done()
 	batch := make([]*call, 0, maxBatch)
 	for {
@@ -77,22 +86,100 @@ func (b *batcher) run(ch chan *call) {
 func (b *batcher) flush(batch []*call) {
 	ctx, cancel := context.WithTimeout(context.Background(), callExpiry)
 	defer cancel()
-	pipe := b.rdb.Pipeline()
-	for _, c := range batch {
-		for _, cmd := range c.cmds {
-			_ = pipe.Process(ctx, cmd)
-		}
+	if cc, ok := b.rdb.(*redis.ClusterClient); ok && b.acks > 0 {
+		b.flushByMaster(ctx, cc, batch)
+	} else {
+		b.send(ctx, b.rdb.Pipeline(), batch)
 	}
-	_, _ = pipe.Exec(ctx) // each command carries its own error
 	for _, c := range batch {
 		close(c.done)
 	}
 }
 
+// send runs a batch on one connection. With acks, that connection waits for the replicas: what they acknowledge is
+// everything that was written on it.
+func (b *batcher) send(ctx context.Context, pipe redis.Pipeliner, batch []*call) {
+	writes := false
+	for _, c := range batch {
+		writes = writes || c.write
+		for _, cmd := range c.cmds {
+			_ = pipe.Process(ctx, cmd)
+		}
+	}
+	var acked *redis.IntCmd
+	if b.acks > 0 && writes {
+		acked = redis.NewIntCmd(ctx, "wait", b.acks, ackWithin.Milliseconds())
+		_ = pipe.Process(ctx, acked)
+	}
+	_, _ = pipe.Exec(ctx) // each command carries its own error
+	if acked == nil || acked.Err() == nil && acked.Val() >= int64(b.acks) {
+		return
+	}
+	for _, c := range batch {
+		if c.write {
+			c.err = errAcks
+		}
+	}
+}
+
+// flushByMaster sends a batch to the masters of its keys, so that writes and their wait share a connection.
+func (b *batcher) flushByMaster(ctx context.Context, cc *redis.ClusterClient, batch []*call) {
+	parts := map[*redis.Client][]*call{}
+	for _, c := range batch {
+		master, err := cc.MasterForKey(ctx, c.key())
+		if err != nil {
+			c.err = err
+			continue
+		}
+		parts[master] = append(parts[master], c)
+	}
+	var wg sync.WaitGroup
+	for master, calls := range parts {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			b.send(ctx, master.Pipeline(), calls)
+		}()
+	}
+	wg.Wait()
+	for _, c := range batch {
+		for _, cmd := range c.cmds {
+			if err := cmd.Err(); err != nil && (strings.HasPrefix(err.Error(), "MOVED") || strings.HasPrefix(err.Error(), "ASK") || c.err == nil && !isReply(err)) {
+				cc.ReloadState(ctx) // the slots have moved: the caller is told, the next call finds them
+				return
+			}
+		}
+	}
+}
+
+// isReply says whether an error is the server's answer rather than that of a broken connection.
+func isReply(err error) bool {
+	var answer redis.Error
+	return errors.As(err, &answer)
+}
+
+// key is one of the call's keys.
+func (c *call) key() string {
+	args, at := c.cmds[0].Args(), 1
+	if name := c.cmds[0].Name(); name == "evalsha" || name == "eval" {
+		at = 3
+	}
+	key, _ := args[at].(string)
+	return key
+}
+
 // do runs commands in one pipeline with others and waits for them. Lane keeps the commands of one agent in order.
 // Errors: fault.Unavailable when the lane is full or ctx ends first; the commands carry their own.
 func (b *batcher) do(ctx context.Context, lane int, cmds ...redis.Cmder) error {
-	c := &call{cmds: cmds, done: make(chan struct{})}
+	return b.run(ctx, lane, &call{cmds: cmds, done: make(chan struct{})})
+}
+
+// write is do for commands that write: it returns once they are durable (see Open), or an error when that is not known.
+func (b *batcher) write(ctx context.Context, lane int, cmds ...redis.Cmder) error {
+	return b.run(ctx, lane, &call{cmds: cmds, write: true, done: make(chan struct{})})
+}
+
+func (b *batcher) run(ctx context.Context, lane int, c *call) error {
 	select {
 	case b.lanes[lane%lanes] <- c:
 	default:
@@ -100,6 +187,9 @@ func (b *batcher) do(ctx context.Context, lane int, cmds ...redis.Cmder) error {
 	}
 	select {
 	case <-c.done:
+		if c.err != nil {
+			return fault.Store(c.err)
+		}
 		return nil
 	case <-ctx.Done():
 		return fault.Store(ctx.Err())
@@ -113,7 +203,7 @@ func (b *batcher) do(ctx context.Context, lane int, cmds ...redis.Cmder) error {
 func (s *Store) script(ctx context.Context, lane int, sc *script, keys []string, args []any, before ...redis.Cmder) (any, error) {
 	for try := 0; ; try++ {
 		cmd := sc.cmd(ctx, keys, args, try > 0)
-		if err := s.batch.do(ctx, lane, append(before, cmd)...); err != nil {
+		if err := s.batch.write(ctx, lane, append(before, cmd)...); err != nil {
 			return nil, err
 		}
 		res, err := cmd.Result()
@@ -126,6 +216,14 @@ func (s *Store) script(ctx context.Context, lane int, sc *script, keys []string,
 			return nil, storeErr(err)
 		}
 	}
+}
+
+// put runs one write on its own and waits until it is durable.
+func (s *Store) put(ctx context.Context, cmd redis.Cmder) error {
+	if err := s.batch.write(ctx, int(s.turns.Add(1)), cmd); err != nil {
+		return err
+	}
+	return storeErr(cmd.Err())
 }
 
 // storeErr classifies what the client library returns.

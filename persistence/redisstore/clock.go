@@ -65,7 +65,7 @@ func (s *Store) Clear(ctx context.Context, shard int, f agent.Fence, alarms []ag
 func (s *Store) Arm(ctx context.Context, id agent.ID, dueMS int64) error {
 	key := clockKey(shardOf(id), "d")
 	if dueMS == 0 {
-		return storeErr(s.rdb.ZRem(ctx, key, string(id)).Err())
+		return s.put(ctx, redis.NewIntCmd(ctx, "zrem", key, string(id)))
 	}
-	return storeErr(s.rdb.ZAdd(ctx, key, redis.Z{Score: float64(dueMS), Member: string(id)}).Err())
+	return s.put(ctx, redis.NewIntCmd(ctx, "zadd", key, dueMS, string(id)))
 }

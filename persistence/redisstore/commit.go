@@ -55,24 +55,31 @@ func (s *Store) Commit(ctx context.Context, c *agent.Commit) (agent.Committed, e
 	}
 	o.add(c.Fence.Member, c.Fence.Epoch, c.Version, guard, epoch, kind, amount, k.topic(), once, cause)
 	o.collect(c)
-	var before []redis.Cmder
-	if c.Due > 0 { // armed before the commit, and only ever earlier: a crash leaves a spurious wake-up at worst
-		before = append(before, redis.NewIntCmd(ctx, "zadd", clockKey(shardOf(c.Agent), "d"), "lt", c.Due, string(c.Agent)))
-	}
-	if s.cluster && len(before) > 0 { // another slot, another master: it must be durable first
-		if err := s.batch.do(ctx, shardOf(c.Agent), before...); err != nil {
-			return agent.Committed{}, err
-		}
-		if err := storeErr(before[0].Err()); err != nil {
-			return agent.Committed{}, err
-		}
-		before = nil
+	before, err := s.arming(ctx, c.Agent, c.Due)
+	if err != nil {
+		return agent.Committed{}, err
 	}
 	res, err := s.script(ctx, shardOf(c.Agent), commitScript, o.keys, o.args, before...)
 	if err != nil {
 		return agent.Committed{}, err
 	}
 	return committed(c, reply(res))
+}
+
+// arming returns the command that arms the agent's alarm before the commit that depends on it, and only ever earlier: a crash
+// leaves a spurious wake-up at worst. On a Cluster it lies on another master, so it is made durable here and now.
+func (s *Store) arming(ctx context.Context, id agent.ID, due int64) ([]redis.Cmder, error) {
+	if due == 0 {
+		return nil, nil
+	}
+	cmd := redis.NewIntCmd(ctx, "zadd", clockKey(shardOf(id), "d"), "lt", due, string(id))
+	if !s.cluster {
+		return []redis.Cmder{cmd}, nil
+	}
+	if err := s.batch.write(ctx, shardOf(id), cmd); err != nil {
+		return nil, err
+	}
+	return nil, storeErr(cmd.Err())
 }
 
 func (o *operations) collect(c *agent.Commit) {
@@ -158,9 +165,9 @@ func committed(c *agent.Commit, r values) (agent.Committed, error) {
 // Create implements agent.Creator.
 func (s *Store) Create(ctx context.Context, c *agent.Creation) (int64, error) {
 	k := keysOf(c.Spec.ID)
-	var before []redis.Cmder
-	if c.Due > 0 {
-		before = append(before, redis.NewIntCmd(ctx, "zadd", clockKey(shardOf(c.Spec.ID), "d"), "lt", c.Due, string(c.Spec.ID)))
+	before, err := s.arming(ctx, c.Spec.ID, c.Due)
+	if err != nil {
+		return 0, err
 	}
 	res, err := s.script(ctx, shardOf(c.Spec.ID), createScript, []string{k.head(), k.records(), k.index(agent.RecordFiles, ""), k.events()},
 		[]any{string(c.Spec.Account), agent.Encode(&c.Spec), agent.Encode(&c.State), c.Spec.MakeCard(), c.Balance, c.Files,

@@ -90,7 +90,7 @@ func routeKey(kind, id string) string { return "rt:{" + kind + "/" + id + "}" }
 
 // PutRoute implements agent.Routes.
 func (s *Store) PutRoute(ctx context.Context, kind, id string, to agent.ID) error {
-	return storeErr(s.rdb.Set(ctx, routeKey(kind, id), string(to), 0).Err())
+	return s.put(ctx, redis.NewStatusCmd(ctx, "set", routeKey(kind, id), string(to)))
 }
 
 // Route implements agent.Routes.
@@ -101,7 +101,7 @@ func (s *Store) Route(ctx context.Context, kind, id string) (agent.ID, error) {
 
 // DropRoute implements agent.Routes.
 func (s *Store) DropRoute(ctx context.Context, kind, id string) error {
-	return storeErr(s.rdb.Del(ctx, routeKey(kind, id)).Err())
+	return s.put(ctx, redis.NewIntCmd(ctx, "del", routeKey(kind, id)))
 }
 
 // Fired implements agent.Records.

@@ -69,7 +69,7 @@ func (s *Store) accept(ctx context.Context, a *agent.Acceptance, stamped time.Ti
 		before = append(before, redis.NewIntCmd(ctx, "zadd", clockKey(shard, "p"), "gt", stamped.UnixMilli(), string(a.Agent)))
 	}
 	if s.cluster && fresh { // another slot, another master: it must be durable first
-		if err := s.batch.do(ctx, lane, before...); err != nil {
+		if err := s.batch.write(ctx, lane, before...); err != nil {
 			return agent.Accepted{}, false, err
 		}
 		if err := before[0].Err(); err != nil {
@@ -85,7 +85,8 @@ func (s *Store) accept(ctx context.Context, a *agent.Acceptance, stamped time.Ti
 	if fresh && (len(before) == 0 || before[0].Err() == nil) {
 		s.stamps.note(a.Agent, stamped)
 	}
-	if reply(res).str(0) == "late" {
+	if r := reply(res); r.str(0) == "late" {
+		s.sync(time.UnixMilli(r.num(1))) // its clock has jumped, or the call was slow; either way the next stamp is right
 		return agent.Accepted{}, true, fault.Store(errors.New("an acceptance came too long after its pending stamp"))
 	}
 	out, err = accepted(res, a.Limit)

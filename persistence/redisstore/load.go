@@ -20,9 +20,10 @@ func figures(v []any, pending int64, now time.Time) agent.Figures {
 		Account: account.ID(r.str(0)), Status: agent.Status(r.str(1)), Balance: r.num(2), Used: r.num(3), Messages: r.num(4), Interrupt: r.num(5),
 		Incarnation: r.num(6), RunnerEpoch: r.num(7), AttachedMS: r.num(8), LeaseMS: r.num(9), HeartbeatMS: r.num(10), SubscribedMS: r.num(11),
 		Execution: r.str(12), RunnerInfo: r.str(13), CommandSeq: r.num(14), Epoch: r.num(16), Member: r.str(17), Deleted: r.str(18) != "",
-		Pending: pending,
+		Version: r.num(20), Pending: pending,
 	}
-	f.NowMS = max(now.UnixMilli(), r.num(15))
+	f.ClockMS = now.UnixMilli()
+	f.NowMS = max(f.ClockMS, r.num(15))
 	return f
 }
 
@@ -110,13 +111,17 @@ func (s *Store) Purge(ctx context.Context, id agent.ID) error {
 	for _, kind := range agent.RecordKinds {
 		keys = append(keys, k.index(kind, ""))
 	}
-	if err := storeErr(s.rdb.Unlink(ctx, keys...).Err()); err != nil {
+	unlink := []any{"unlink"}
+	for _, key := range keys {
+		unlink = append(unlink, key)
+	}
+	if err := s.put(ctx, redis.NewIntCmd(ctx, unlink...)); err != nil {
 		return err
 	}
 	for _, kind := range []string{"d", "p"} {
-		if err := storeErr(s.rdb.ZRem(ctx, clockKey(shardOf(id), kind), string(id)).Err()); err != nil {
+		if err := s.put(ctx, redis.NewIntCmd(ctx, "zrem", clockKey(shardOf(id), kind), string(id))); err != nil {
 			return err
 		}
 	}
-	return storeErr(s.rdb.Unlink(ctx, k.head()).Err()) // last, so that a crash before it is repaired by a repeat
+	return s.put(ctx, redis.NewIntCmd(ctx, "unlink", k.head())) // last, so that a crash before it is repaired by a repeat
 }

@@ -81,18 +81,28 @@ type Store struct {
 	stamps  stamps
 	turns   atomic.Uint32 // of acceptances among the lanes
 	cluster bool
-	offset  atomic.Int64 // the store's clock minus ours, ns, as last seen
+	look    atomic.Pointer[glance]
 }
 
+// glance is a look at the store's clock, and when it was, on our monotonic clock: no jump of our own clock matters.
+type glance struct{ store, at time.Time }
+
 // now is the store's time, as near as the last look at its clock tells.
-func (s *Store) now() time.Time { return time.Now().Add(time.Duration(s.offset.Load())) }
+func (s *Store) now() time.Time {
+	g := s.look.Load()
+	if g == nil {
+		return time.Now()
+	}
+	return g.store.Add(time.Since(g.at))
+}
 
 // sync takes in a look at the store's clock.
-func (s *Store) sync(t time.Time) { s.offset.Store(int64(time.Until(t))) }
+func (s *Store) sync(t time.Time) { s.look.Store(&glance{store: t, at: time.Now()}) }
 
 // Open connects to url: redis:// or rediss://, with several addresses as ?addr=host:port (Cluster) and
-// ?master_name=name (Sentinel). It fails if no server answers within the deadline of ctx.
-func Open(ctx context.Context, url string) (*Store, error) {
+// ?master_name=name (Sentinel). With acks above 0 a write counts as durable only when so many replicas have acknowledged it.
+// Open fails if no server answers within the deadline of ctx.
+func Open(ctx context.Context, url string, acks int) (*Store, error) {
 	opt, err := options(url)
 	if err != nil {
 		return nil, err
@@ -102,7 +112,7 @@ func Open(ctx context.Context, url string) (*Store, error) {
 		_ = rdb.Close()
 		return nil, fmt.Errorf("reach the store at %v: %w", opt.Addrs, err)
 	}
-	s := &Store{rdb: rdb, batch: newBatcher(rdb), hub: newHub(rdb), stamps: stamps{at: map[agent.ID]time.Time{}}}
+	s := &Store{rdb: rdb, batch: newBatcher(rdb, acks), hub: newHub(rdb), stamps: stamps{at: map[agent.ID]time.Time{}}}
 	_, s.cluster = rdb.(*redis.ClusterClient)
 	if t, err := rdb.Time(ctx).Result(); err == nil {
 		s.sync(t)

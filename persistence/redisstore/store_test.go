@@ -16,7 +16,7 @@ func open(t *testing.T, url string) *Store {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	s, err := Open(ctx, url)
+	s, err := Open(ctx, url, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -353,7 +353,8 @@ func (s *Store) figures(ctx context.Context, id agent.ID, more string, into ...a
 		return f, "", 0, agent.Gone()
 	}
 	f.Account, f.Status, f.Deleted = account.ID(acct), agent.Status(status), deleted != ""
-	f.NowMS = max(now(), last)
+	f.ClockMS, f.Version = now(), version
+	f.NowMS = max(f.ClockMS, last)
 	return f, turn, version, storeErr(err)
 }
 

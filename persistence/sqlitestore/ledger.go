@@ -137,18 +137,19 @@ func (s *Store) Settle(ctx context.Context, x *agent.Settlement) (balance int64,
 // Beat implements agent.Beats.
 func (s *Store) Beat(ctx context.Context, b *agent.Heartbeat) (agent.Figures, agent.TurnID, error) {
 	err := s.write(ctx, func(t *tx) error {
-		var inc, repoch int64
+		var inc, repoch, last int64
 		var deleted string
-		if !t.row(`SELECT inc, repoch, deleted FROM agent WHERE id=?`, args(string(b.Agent)), &inc, &repoch, &deleted) || deleted != "" || inc != b.Guard.Incarnation {
+		if !t.row(`SELECT inc, repoch, deleted, last FROM agent WHERE id=?`, args(string(b.Agent)), &inc, &repoch, &deleted, &last) || deleted != "" || inc != b.Guard.Incarnation {
 			return agent.Refused("key")
 		}
 		if repoch != b.Guard.Epoch {
 			return fault.New(fault.Conflict, "stale_runner", "A newer runner has attached")
 		}
+		at := max(now(), last) // in the agent's time, which never goes back (GEN-1)
 		if b.Subscribe {
-			t.exec(`UPDATE agent SET rsub=? WHERE id=?`, now(), string(b.Agent))
+			t.exec(`UPDATE agent SET rsub=? WHERE id=?`, at, string(b.Agent))
 		} else {
-			t.exec(`UPDATE agent SET rbeat=?, rlease=?, rexec=? WHERE id=?`, now(), now()+b.LeaseMS, b.Execution, string(b.Agent))
+			t.exec(`UPDATE agent SET rbeat=?, rlease=?, rexec=? WHERE id=?`, at, at+b.LeaseMS, b.Execution, string(b.Agent))
 		}
 		return nil
 	})

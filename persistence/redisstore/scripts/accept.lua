@@ -2,7 +2,7 @@
 -- KEYS 1 head 2 bodies 3 order 4 pending 5 events 6 conversations 7 conversation counters 8 order of the party 9 idempotency
 -- ARGV 1 account 2 message id 3 body 4 party 5 channel 6 limit 7 interrupt(1|0) 8 idempotency hash 9 idempotency ttl ms
 --      10 refuse when the clock is past this 11 event data 12 channel to publish on 13 trigger ("" none)
--- Returns {ok, id, seq, created, status, replayed} or {gone} {status, status, reason} {full} {mismatch} {late}
+-- Returns {ok, id, seq, created, status, replayed} or {gone} {status, status, reason} {full} {mismatch} {late, now}
 -- Invariant: nothing is written unless everything is; repeating the call with the same id changes nothing.
 -- A message without a mark is pending: the mark is first written when it leaves the queue.
 local h = redis.call('HMGET', KEYS[1], 'account', 'status', 'reason', 'deleted', 'last', 'created', 'mseq', 'mcount', 'eseq')
@@ -22,7 +22,7 @@ local function replay()
 end
 if h[2] == 'stopped' or h[2] == 'error' then return replay() or {'status', h[2], h[3] or ''} end
 local now = clock()
-if now > tonumber(ARGV[10]) then return replay() or {'late'} end
+if now > tonumber(ARGV[10]) then return replay() or {'late', int(now)} end
 if redis.call('ZCARD', KEYS[4]) >= tonumber(ARGV[6]) then return replay() or {'full'} end
 if h[5] and tonumber(h[5]) > now then now = tonumber(h[5]) end
 local at = int(now)

@@ -1,5 +1,6 @@
 -- lease: a member joins or renews; whoever is overdue is evicted (FENCE-1). If nobody was heard for half a lease the store
--- itself was away, and everyone gets a fresh lease instead of a mass eviction. A joining member proves nothing of the kind.
+-- itself was away or its clock jumped ahead, and everyone gets a fresh lease instead of a mass eviction. A joining member
+-- proves nothing of the kind. When the clock went back, no lease is longer than one granted now.
 -- KEYS 1 leases (zset) 2 records (hash) 3 version 4 last beat 5 grains (hash)
 -- ARGV 1 id 2 ttl ms 3 record 4 mode (join|renew|leave) 5 channel 6 grains
 -- Returns {version, fenced(1|0), now, record...}
@@ -9,6 +10,9 @@ local changed, fenced = false, 0
 local last = tonumber(redis.call('GET', KEYS[4]) or '0')
 if ARGV[4] == 'renew' and last > 0 and now - last > ttl / 2 then
   for _, m in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do redis.call('ZADD', KEYS[1], int(now + ttl), m) end
+end
+if last > now then
+  for _, m in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. int(now + ttl), '+inf')) do redis.call('ZADD', KEYS[1], int(now + ttl), m) end
 end
 redis.call('SET', KEYS[4], int(now))
 for _, m in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', int(now))) do
