@@ -82,16 +82,31 @@ func (p *Provider) StartMember(c *cluster.Cluster) error {
 	}
 	p.c = c
 	p.self.ID, p.self.Address, p.self.Kinds = c.ActorSystem.ID, net.JoinHostPort(host, strconv.Itoa(port)), ownKinds(c.GetClusterKinds())
-	if err := p.beat(true); err != nil {
-		return err
-	}
-	self := p.self
-	p.joined.Store(&self)
-	cancel := p.leases.WatchMembers(func() { go func() { _ = p.beat(false) }() })
 	p.wg.Add(2)
 	go p.publish()
-	go p.renew(cancel)
-	return nil
+	go p.renew()
+	return nil // also when the store is away: the library would panic, and the lease is asked for until it is granted
+}
+
+// join asks for the first lease until it is granted; false when the member is stopped before.
+func (p *Provider) join() bool {
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, p.ttl/beatsPer) {
+		err := p.beat(true)
+		if err == nil {
+			break
+		}
+		p.log.Warn("not a member yet", "err", err)
+		select {
+		case <-p.stop:
+			return false
+		case <-time.After(pause):
+		}
+	}
+	p.mu.Lock()
+	self := p.self
+	p.mu.Unlock()
+	p.joined.Store(&self)
+	return true
 }
 
 // ownKinds leaves out the library's publish-subscribe kind, which is not used.
@@ -108,7 +123,7 @@ func (p *Provider) Withdraw() error {
 	p.self.Draining = true
 	self := p.self
 	p.mu.Unlock()
-	if self.ID == "" {
+	if p.joined.Load() == nil {
 		return nil
 	}
 	p.joined.Store(&self)
@@ -220,8 +235,12 @@ func (p *Provider) publish() {
 	}
 }
 
-func (p *Provider) renew(cancel func()) {
+func (p *Provider) renew() {
 	defer p.wg.Done()
+	if !p.join() {
+		return
+	}
+	cancel := p.leases.WatchMembers(func() { go func() { _ = p.beat(false) }() })
 	defer cancel()
 	t := time.NewTicker(p.ttl / beatsPer)
 	defer t.Stop()

@@ -44,6 +44,9 @@ func main() {
 			fmt.Fprintln(os.Stderr, "chaos: "+err.Error())
 		}
 		good = good && ok && err == nil
+		if ctx.Err() != nil {
+			break
+		}
 	}
 	stop()
 	if !good {

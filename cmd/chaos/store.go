@@ -96,7 +96,8 @@ func buildSkew(dir string) string {
 	return lib
 }
 
-func newServer(dir, name, lib string, args ...string) (*server, error) {
+// newServer prepares a server with a configuration file of its own: Sentinels write into it who is whose replica.
+func newServer(dir, name, lib string, lines ...string) (*server, error) {
 	addr, err := freeAddr()
 	if err != nil {
 		return nil, err
@@ -107,7 +108,15 @@ func newServer(dir, name, lib string, args ...string) (*server, error) {
 	}
 	_, port, _ := net.SplitHostPort(addr)
 	s := &server{addr: addr, process: &process{path: "redis-server", log: filepath.Join(dir, name+".log")}}
-	s.args = append(args, "--port", port, "--bind", "127.0.0.1", "--dir", home)
+	conf := filepath.Join(home, "redis.conf")
+	s.args = []string{conf}
+	if strings.HasPrefix(name, "sentinel") {
+		s.args = append(s.args, "--sentinel")
+	}
+	lines = append([]string{"port " + port, "bind 127.0.0.1", "dir " + home}, lines...)
+	if err := os.WriteFile(conf, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
+		return nil, err
+	}
 	if lib != "" {
 		path := filepath.Join(home, "clock")
 		if err := os.WriteFile(path, make([]byte, 8), 0o600); err != nil {
@@ -132,19 +141,19 @@ func (s *server) jump(by time.Duration) error {
 func newStore(ctx context.Context, shape, dir string) (*store, error) {
 	st := &store{shape: shape}
 	lib := buildSkew(dir)
-	data := []string{"--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--repl-diskless-sync-delay", "0"}
+	data := []string{"appendonly yes", "appendfsync everysec", `save ""`, "repl-diskless-sync-delay 0"}
 	count := map[string]int{single: 1, sentinel: 3, clusters: 6}[shape]
 	if count == 0 {
 		return nil, fmt.Errorf("no store is called %q: single, sentinel or cluster", shape)
 	}
 	if shape == clusters {
-		data = append(data, "--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+		data = append(data, "cluster-enabled yes", "cluster-node-timeout 2000")
 	}
 	for i := range count {
 		args := data
 		if shape == sentinel && i > 0 {
 			host, port, _ := net.SplitHostPort(st.servers[0].addr)
-			args = append(args[:len(args):len(args)], "--replicaof", host+" "+port)
+			args = append(args[:len(args):len(args)], "replicaof "+host+" "+port)
 		}
 		s, err := newServer(dir, fmt.Sprintf("redis%d", i), lib, args...)
 		if err != nil {
@@ -188,12 +197,8 @@ func (st *store) guard(ctx context.Context, dir string) error {
 	host, port, _ := net.SplitHostPort(st.servers[0].addr)
 	opt := &redis.FailoverOptions{MasterName: "main"}
 	for i := range 3 {
-		conf := filepath.Join(dir, fmt.Sprintf("sentinel%d.conf", i))
-		text := fmt.Sprintf("sentinel monitor main %s %s 2\nsentinel down-after-milliseconds main 1500\nsentinel failover-timeout main 6000\n", host, port)
-		if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
-			return err
-		}
-		s, err := newServer(dir, fmt.Sprintf("sentinel%d", i), "", conf, "--sentinel")
+		s, err := newServer(dir, fmt.Sprintf("sentinel%d", i), "", "sentinel monitor main "+host+" "+port+" 2", "sentinel down-after-milliseconds main 1500",
+			"sentinel failover-timeout main 6000")
 		if err != nil {
 			return err
 		}

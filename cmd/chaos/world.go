@@ -114,12 +114,12 @@ func freeAddr() (string, error) {
 	}
 }
 
-func newWorld(ctx context.Context, shape string, n int) (w *world, err error) {
+func newWorld(ctx context.Context, shape string, n int) (_ *world, err error) {
 	dir, err := os.MkdirTemp("", "troupe-chaos")
 	if err != nil {
 		return nil, err
 	}
-	w = &world{dir: dir, http: &http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}}
+	w := &world{dir: dir, http: &http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}}
 	defer func() {
 		if err != nil {
 			w.close()

@@ -84,10 +84,21 @@ func runNode(cfg Config) error {
 	defer func() { endPace(); <-pacing }()
 	for again := false; ; again = true {
 		lost, err := serveOnce(ctx, cfg, log, again)
-		if err != nil || !lost {
+		switch {
+		case err != nil && again && ctx.Err() == nil: // what took the lease may be away still
+			log.Error("the node does not start anew yet", "err", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
+		case err != nil || !lost:
 			return err
+		default:
+			log.Warn("the member lease was lost; the node starts anew")
 		}
-		log.Warn("the member lease was lost; the node starts anew")
+		if ctx.Err() != nil {
+			return nil
+		}
 	}
 }
 

@@ -1,0 +1,200 @@
+package simtest
+
+import (
+	"testing"
+
+	"troupe/actors/agent"
+)
+
+// calm is a world in which nothing fails by itself.
+func calm() *World {
+	w := New(2)
+	w.Rates = Rates{}
+	return w
+}
+
+// until lets the runner work and time pass until ok holds.
+func (w *World) until(t *testing.T, what string, ok func(s *agent.State) bool) {
+	t.Helper()
+	for range 400 {
+		if ok(w.st.view()) {
+			return
+		}
+		w.Runner()
+		w.Tick(500)
+	}
+	t.Fatalf("it never happened that %s; state %s", what, w.st.state)
+}
+
+// busy brings the world to a turn that the runner has confirmed.
+func busy(t *testing.T) *World {
+	w := calm()
+	w.Send(false)
+	w.until(t, "a turn is confirmed", func(s *agent.State) bool { return s.Turn != nil && s.Turn.Accepted })
+	return w
+}
+
+// holder is the index of the node that acts for the agent.
+func (w *World) holder() int {
+	for i, n := range w.nodes {
+		if n.member == w.st.fence.Member {
+			return i
+		}
+	}
+	return -1
+}
+
+// TestScenarios are the ways in which such systems are known to lose work, each played by hand. Those of schedules, reminders
+// and compaction arrive with them.
+func TestScenarios(t *testing.T) {
+	for name, play := range map[string]func(t *testing.T) *World{
+		"ack-before-durable": func(t *testing.T) *World {
+			w := calm()
+			w.Rates.Store = 100 // every call of the store fails, some after they took effect
+			for range 50 {
+				w.Send(false)
+			}
+			if len(w.acked) != 0 {
+				t.Errorf("%d messages were acknowledged and nobody knows that they are stored", len(w.acked))
+			}
+			return w
+		},
+		"recovery-keeps-queue": func(t *testing.T) *World {
+			w := busy(t)
+			first := w.st.view().Turn.Batch[0].ID
+			w.Send(false)
+			w.KillRunner()
+			w.until(t, "the turn is resumed", func(s *agent.State) bool { return s.Turn != nil && s.Turn.Attempt == 2 && s.Turn.Accepted })
+			if b := w.st.view().Turn.Batch; len(b) != 1 || b[0].ID != first || len(w.st.queue) != 1 {
+				t.Errorf("REC-2: the batch became %v, %d wait", b, len(w.st.queue))
+			}
+			return w
+		},
+		"frozen-owner-returns": func(t *testing.T) *World {
+			w := busy(t)
+			i := w.holder()
+			w.Freeze(i)
+			for range 3 { // it has these in its hands when it wakes
+				_ = w.command(func(m *agent.Machine) error { return m.Command(agent.Stop) })
+			}
+			w.Blind = true // and does not look before it acts
+			w.Tick(8000)
+			w.until(t, "another node owns the agent", func(*agent.State) bool { w.look(); return w.holder() != i })
+			commits, starts := w.Commits, w.Starts
+			w.Thaw(i)
+			if w.Commits != commits || w.Starts != starts || w.Refused == 0 || w.st.f.Status != agent.Active {
+				t.Errorf("FENCE-7: %d writes, %d pods of a stale node; %d refused; status %s", w.Commits-commits, w.Starts-starts, w.Refused, w.st.f.Status)
+			}
+			return w
+		},
+		"zombie-run-blocks-lane": func(t *testing.T) *World {
+			w := busy(t)
+			w.Send(false)
+			w.pods.run.epoch = 0 // it works on and is never heard again
+			w.pods.run.incarnation = -1
+			for range 100 {
+				w.Tick(1000)
+			}
+			if w.st.view().Turn != nil && w.st.view().Turn.SentMS > 0 && w.st.view().Turn.Attempt == 1 {
+				t.Errorf("RUN-2: the turn is still given to a runner that is silent: %s", w.st.state)
+			}
+			return w
+		},
+		"wakeup-lost": func(t *testing.T) *World {
+			w := calm()
+			w.until(t, "the runner is there", func(s *agent.State) bool { return s.Pod.Phase == agent.PodUp })
+			if err := w.st.accept("lost", false); err != nil { // the node died before its hint
+				t.Fatal(err)
+			}
+			w.acked["lost"] = true
+			w.Kill(w.holder())
+			w.until(t, "the message is taken", func(s *agent.State) bool { return len(w.st.queue) == 0 })
+			return w
+		},
+		"idle-misjudged": func(t *testing.T) *World {
+			w := calm()
+			window := int64(agent.MinWarmthMS)
+			w.spec.WarmthMS, w.spec.Config.TimeoutSeconds = &window, agent.MaxTimeoutSeconds
+			w.Send(false)
+			w.until(t, "a turn is confirmed", func(s *agent.State) bool { return s.Turn != nil && s.Turn.Accepted })
+			for range 90 { // half an hour of one tool call, with heartbeats
+				w.st.f.LeaseMS = w.st.now() + agent.RunnerLease.Milliseconds()
+				w.Tick(20_000)
+			}
+			if s := w.st.view(); s.Turn == nil || s.Turn.Attempt != 1 || s.Pod.Phase != agent.PodUp {
+				t.Errorf("POD-4: a working pod was taken for idle: %s", w.st.state)
+			}
+			w.until(t, "the turn ends", func(s *agent.State) bool { return s.Turn == nil })
+			for range 40 {
+				w.Runner()
+				w.Tick(10_000)
+			}
+			if s := w.st.view(); s.Pod.Phase != agent.PodAbsent || s.Pod.Want {
+				t.Errorf("POD-4: an idle pod stays: %s", w.st.state)
+			}
+			return w
+		},
+		"adopt-wrong-incarnation": func(t *testing.T) *World {
+			w := busy(t)
+			old := w.pods.run
+			w.KillRunner()
+			w.until(t, "the next incarnation works", func(s *agent.State) bool { return s.Turn != nil && s.Turn.Attempt == 2 && s.Turn.Accepted })
+			now := w.pods.run
+			w.pods.run, old.epoch = old, 0 // what was thought dead comes back
+			old.move()
+			if w.pods.run == old {
+				t.Error("FENCE-4: a runner of an older incarnation was let in")
+			}
+			w.pods.run = now
+			return w
+		},
+		"stale-cache-overcreates": func(t *testing.T) *World {
+			w := calm()
+			for range 20 { // everybody looks at once
+				w.look()
+			}
+			if w.Starts != 1 {
+				t.Errorf("POD-1: %d pods were started", w.Starts)
+			}
+			return w
+		},
+		"success-without-effect": func(t *testing.T) *World {
+			w := busy(t)
+			w.pods.run.ended = &agent.End{Turn: w.pods.run.turn, Outcome: agent.Completed, Replies: []agent.ReplyDraft{{Content: "done"}}}
+			for range 3 { // the answers are lost, the call is repeated
+				e := *w.pods.run.ended
+				w.pods.run.end()
+				w.pods.run.turn, w.pods.run.ended = e.Turn, &e
+			}
+			replies := 0
+			for _, m := range w.st.msgs {
+				if m.Role == agent.RoleAssistant {
+					replies++
+				}
+			}
+			if replies != 1 || w.st.view().Turn != nil {
+				t.Errorf("FENCE-5: three times the same end left %d replies", replies)
+			}
+			return w
+		},
+		"unbounded-history": func(t *testing.T) *World {
+			w := calm()
+			for range 300 {
+				w.Send(false)
+				w.until(t, "it is answered", func(s *agent.State) bool { return s.Turn == nil && len(w.st.queue) == 0 })
+			}
+			if n := len(w.st.state); n > 2048 || len(w.st.cmds) > 100 {
+				t.Errorf("after 300 turns the state has %d bytes, %d commands are kept", n, len(w.st.cmds))
+			}
+			return w
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := play(t)
+			w.Settle()
+			for _, p := range w.Problems {
+				t.Error(p)
+			}
+		})
+	}
+}
