@@ -3,6 +3,7 @@ package member
 import (
 	"context"
 	"errors"
+	"fmt"
 	"hash/fnv"
 	"log/slog"
 	"maps"
@@ -383,6 +384,21 @@ func (p *placement) onClaimed(c actor.Context, m *claimed) {
 	p.checkDrained(c)
 }
 
+// ending keeps a panic on the way out from calling the end off: the library would leave such an actor suspended for ever.
+func (l *Lookup) ending(next actor.ReceiverFunc) actor.ReceiverFunc {
+	return func(c actor.ReceiverContext, env *actor.MessageEnvelope) {
+		switch env.Message.(type) {
+		case *actor.Stopping, *actor.Stopped:
+			defer func() {
+				if r := recover(); r != nil {
+					l.log.Error("an activation panicked while it stopped", "panic", fmt.Sprint(r))
+				}
+			}()
+		}
+		next(c, env)
+	}
+}
+
 func (p *placement) spawn(c actor.Context, m *claimed) *actor.PID {
 	kind, ok := p.l.c.TryGetClusterKind(m.ci.Kind)
 	if !ok {
@@ -391,7 +407,7 @@ func (p *placement) spawn(c actor.Context, m *claimed) *actor.PID {
 	key := m.ci.AsKey()
 	act := &Activation{Fence: agent.Fence{Member: m.claim.Member, Epoch: m.claim.Epoch}, gate: newGate(c.ActorSystem().Root, p.l.busy, p.l.provider.Held)}
 	props := kind.Props.Clone(
-		actor.WithMailbox(func() actor.Mailbox { return act.gate }),
+		actor.WithMailbox(func() actor.Mailbox { return act.gate }), actor.WithReceiverMiddleware(p.l.ending),
 		actor.WithOnInit(func(x actor.Context) { cluster.SetClusterIdentity(x, m.ci); x.Set(act) }))
 	pid, err := c.SpawnNamed(props, key+"$"+strconv.FormatInt(m.claim.Epoch, 10))
 	if err != nil {

@@ -12,11 +12,13 @@ import (
 	"troupe/persistence/storetest"
 )
 
-func open(t *testing.T, url string) *Store {
+func open(t *testing.T, url string) *Store { return openAcks(t, url, 0) }
+
+func openAcks(t *testing.T, url string, acks int) *Store {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	s, err := Open(ctx, url, 0)
+	s, err := Open(ctx, url, acks)
 	if err != nil {
 		t.Fatal(err)
 	}

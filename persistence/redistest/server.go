@@ -132,3 +132,46 @@ func Cluster(t testing.TB) string {
 		}
 	}
 }
+
+// Sentinel starts one Sentinel that watches a primary as "main" and promotes a replica soon after its death. It returns the
+// Sentinel's address.
+func Sentinel(t testing.TB, primary *Server) string {
+	t.Helper()
+	host, port, _ := net.SplitHostPort(primary.Addr)
+	s := &Server{Addr: FreeAddr(t), Dir: t.TempDir()}
+	_, own, _ := net.SplitHostPort(s.Addr)
+	conf := s.Dir + "/sentinel.conf"
+	text := fmt.Sprintf("port %s\nbind 127.0.0.1\ndir %s\nsentinel monitor main %s %s 1\nsentinel down-after-milliseconds main 500\nsentinel failover-timeout main 3000\n", own, s.Dir, host, port)
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.cmd = exec.Command("redis-server", conf, "--sentinel")
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Kill)
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		c := redis.NewSentinelClient(&redis.Options{Addr: s.Addr})
+		m, err := c.Master(context.Background(), "main").Result()
+		_ = c.Close()
+		if err == nil && m["num-slaves"] == "1" {
+			return s.Addr
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the Sentinel does not find the replica: %v %v", m, err)
+		}
+	}
+}
+
+// Primary asks a Sentinel who the primary is.
+func Primary(t testing.TB, sentinel string) string {
+	t.Helper()
+	c := redis.NewSentinelClient(&redis.Options{Addr: sentinel})
+	defer c.Close()
+	a, err := c.GetMasterAddrByName(context.Background(), "main").Result()
+	if err != nil || len(a) != 2 {
+		t.Fatal(a, err)
+	}
+	return net.JoinHostPort(a[0], a[1])
+}

@@ -52,6 +52,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		"FENCE-2 fencing":           testFencing,
 		"FENCE-1 claims":            testClaims,
 		"FENCE-1 leases":            testLeases,
+		"FENCE-3 without a fence":   testWithoutFence,
 		"FENCE-4 runner guard":      testRunnerGuard,
 		"commit operations":         testCommit,
 		"BAL-1 balance":             testBalance,
@@ -436,6 +437,31 @@ func testLeases(t *testing.T, k *kit) {
 		}
 	}
 	k.must(k.s.Leave(k.ctx, other.ID))
+}
+
+// testWithoutFence: what needs no fence has a guard of its own, and never moves the snapshot under the activation.
+func testWithoutFence(t *testing.T, k *kit) {
+	id := k.running(100)
+	before := k.version(id)
+	k.accept(id, "p")
+	g, err := k.s.Reserve(k.ctx, &agent.Reservation{Agent: id, Call: "c", Incarnation: 1, Want: 10})
+	k.must(err)
+	k.must(k.s.Renew(k.ctx, id, "c", 1))
+	_, err = k.s.Settle(k.ctx, &agent.Settlement{Agent: id, Call: "c", Usage: agent.Usage{Output: g.Tokens}})
+	k.must(err)
+	sn, err := k.s.Load(k.ctx, id)
+	k.must(err)
+	if _, _, err := k.s.Beat(k.ctx, &agent.Heartbeat{Agent: id, Guard: agent.RunnerGuard{Incarnation: 1, Epoch: sn.Figures.RunnerEpoch}, LeaseMS: 45000, Execution: "idle"}); err != nil {
+		t.Fatal(err)
+	}
+	after, err := k.s.Load(k.ctx, id)
+	k.must(err)
+	if f := after.Figures; after.Version != before || f.Version != before || f.Balance != 90 || f.Pending != 1 || f.Execution != "idle" {
+		t.Fatalf("version %d, was %d: %+v", after.Version, before, f)
+	}
+	if f := after.Figures; f.ClockMS == 0 || f.NowMS < f.ClockMS {
+		t.Fatalf("GEN-1: the agent's time is never behind the store's clock: %+v", f)
+	}
 }
 
 func testRunnerGuard(t *testing.T, k *kit) {

@@ -1,0 +1,146 @@
+package member_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+	"github.com/asynkron/protoactor-go/cluster"
+
+	"troupe/actors/agent"
+	"troupe/actors/fault"
+	"troupe/cluster/member"
+	"troupe/persistence/sqlitestore"
+)
+
+// away is a store whose leases cannot be had for a while.
+type away struct {
+	member.Store
+	gone  atomic.Bool
+	joins atomic.Int32
+}
+
+func (a *away) Lease(ctx context.Context, m agent.Member, join bool, ttl int64, grains map[string]int) (agent.Topology, error) {
+	if join {
+		a.joins.Add(1)
+	}
+	if a.gone.Load() {
+		return agent.Topology{}, fault.Store(errors.New("away"))
+	}
+	return a.Store.Lease(ctx, m, join, ttl, grains)
+}
+
+// start runs a member of one process with one kind.
+func start(t *testing.T, gone bool, failed func(), receive actor.ReceiveFunc) (*member.Node, *away) {
+	t.Helper()
+	st, err := sqlitestore.Open(filepath.Join(t.TempDir(), "store"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &away{Store: st}
+	a.gone.Store(gone)
+	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	n := member.Start(a, member.Config{Name: "t", Host: "127.0.0.1", Log: log, OnLost: func() {}, Busy: func() any { return nil },
+		Failed: func(string, string, any) { failed() }}, cluster.NewKind("probe", actor.PropsFromFunc(receive)))
+	t.Cleanup(func() {
+		_ = n.Stop(5 * time.Second)
+		_ = st.Close()
+	})
+	return n, a
+}
+
+func ask(n *member.Node, msg any) (any, error) {
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if pid := n.Cluster.IdentityLookup.Get(&cluster.ClusterIdentity{Identity: "x", Kind: "probe"}); pid != nil {
+			return n.Cluster.ActorSystem.Root.RequestFuture(pid, msg, time.Second).Result()
+		}
+		if time.Now().After(end) {
+			return nil, errors.New("no activation")
+		}
+	}
+}
+
+// TestTrap6_AnActivationThatKeepsFailingComesBack: the library gives an actor up after ten panics in ten seconds; here the next
+// command activates it again, after a pause that grows.
+func TestTrap6_AnActivationThatKeepsFailingComesBack(t *testing.T) {
+	var failures, starts atomic.Int32
+	n, _ := start(t, false, func() { failures.Add(1) }, func(c actor.Context) {
+		switch c.Message() {
+		case "panic":
+			panic("again")
+		case "hello":
+			c.Respond("here")
+		}
+		if _, ok := c.Message().(*cluster.ClusterInit); ok {
+			starts.Add(1)
+		}
+	})
+	<-n.Provider.Ready()
+	began := time.Now()
+	for i := range int32(12) {
+		_, _ = ask(n, "panic")
+		for failures.Load() <= i {
+			time.Sleep(time.Millisecond)
+		}
+		if i == 4 {
+			break
+		}
+	}
+	if took := time.Since(began); took < 2*time.Second { // 0.1, 0.4, 0.9, 1.6 s
+		t.Errorf("five failures in %s: nothing slows a failing activation down", took)
+	}
+	if res, err := ask(n, "hello"); res != "here" || starts.Load() != 6 {
+		t.Errorf("%v, %v after %d activations", res, err, starts.Load())
+	}
+}
+
+// TestTrap2_APanicInStoppingStillStops: the library's supervisor starts such an actor anew.
+func TestTrap2_APanicInStoppingStillStops(t *testing.T) {
+	var starts atomic.Int32
+	n, _ := start(t, false, func() {}, func(c actor.Context) {
+		switch m := c.Message().(type) {
+		case *cluster.ClusterInit:
+			starts.Add(1)
+		case *actor.Stopping:
+			panic("in stopping")
+		case string:
+			if m == "leave" {
+				member.ActivationOf(c).Passivate(c)
+			}
+			c.Respond(m)
+		}
+	})
+	<-n.Provider.Ready()
+	if _, err := ask(n, "leave"); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Lookup.Drain(5 * time.Second); err != nil || starts.Load() != 1 || len(n.Lookup.Grains()) != 0 {
+		t.Errorf("after a drain (%v): %d starts, %v live", err, starts.Load(), n.Lookup.Grains())
+	}
+}
+
+// TestAMemberWaitsForItsStore: the library ends the process when its provider fails to start.
+func TestAMemberWaitsForItsStore(t *testing.T) {
+	n, st := start(t, true, func() {}, func(c actor.Context) {
+		if c.Message() == "hello" {
+			c.Respond("here")
+		}
+	})
+	for st.joins.Load() < 3 {
+		time.Sleep(time.Millisecond)
+	}
+	if n.Provider.Held() || n.Provider.Self().ID != "" {
+		t.Error("FENCE-1: a member without a lease takes itself for one")
+	}
+	st.gone.Store(false)
+	<-n.Provider.Ready()
+	if res, err := ask(n, "hello"); res != "here" {
+		t.Errorf("%v, %v", res, err)
+	}
+}
