@@ -70,13 +70,11 @@ func startProvider(t *testing.T) *provider {
 	return p
 }
 
-// runtimeKey starts a turn that stays in a tool and returns the key of its runner. A tool cannot see that key, so it is
-// read from the environment of the process.
-func (w *world) runtimeKey(id string) string {
+// runnerPID waits until a file is in the agent's workspace and returns the process of its runner.
+func (w *world) runnerPID(id, file string) int {
 	w.t.Helper()
-	w.want(w.call("POST", "/v1/agent/"+id+"/messages", map[string]any{"content": `!tool shell {"command":"touch started; sleep 100"}`}), 201)
-	w.until("the runner works", func() bool {
-		_, err := os.Stat(filepath.Join(w.dir, "agents", id, "workspace", "started"))
+	w.until("the runner has made "+file, func() bool {
+		_, err := os.Stat(filepath.Join(w.dir, "agents", id, "workspace", file))
 		return err == nil
 	})
 	var rec struct{ PID int }
@@ -84,9 +82,18 @@ func (w *world) runtimeKey(id string) string {
 	if err == nil {
 		err = json.Unmarshal(b, &rec)
 	}
-	if err == nil {
-		b, err = os.ReadFile(fmt.Sprintf("/proc/%d/environ", rec.PID))
+	if err != nil {
+		w.t.Fatal(err)
 	}
+	return rec.PID
+}
+
+// runtimeKey starts a turn that stays in a tool and returns the key of its runner. A tool cannot see that key, so it is
+// read from the environment of the process.
+func (w *world) runtimeKey(id string) string {
+	w.t.Helper()
+	w.want(w.call("POST", "/v1/agent/"+id+"/messages", map[string]any{"content": `!tool shell {"command":"touch started; sleep 100"}`}), 201)
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", w.runnerPID(id, "started")))
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -27,6 +27,7 @@ type runner struct {
 type command struct {
 	Event string
 	Seq   int
+	Epoch int
 	Turn  *struct {
 		ID      string `json:"turn_id"`
 		Attempt int

@@ -53,8 +53,10 @@ type Server struct {
 	http    *fasthttp.Server
 	allow   map[string][]string // methods by path pattern
 	closing atomic.Bool
-	ctx     context.Context // ends with the server: streams and waits watch it
+	ctx     context.Context // ends when the server begins to stop: streams and waits watch it
 	stop    context.CancelFunc
+	work    context.Context // of running requests; ends when the server has waited long enough for them
+	cut     context.CancelFunc
 	unused  sync.Map // connections that have not asked anything yet
 }
 
@@ -67,6 +69,7 @@ var errShutdown = fault.New(fault.Unavailable, "shutting_down", "This node is st
 func New(cfg Config, routes []Route) *Server {
 	s := &Server{cfg: cfg, allow: map[string][]string{}}
 	s.ctx, s.stop = context.WithCancel(context.Background())
+	s.work, s.cut = context.WithCancel(context.Background())
 	r := router.New()
 	r.RedirectTrailingSlash, r.RedirectFixedPath, r.SaveMatchedRoutePath = false, false, false
 	r.HandleMethodNotAllowed, r.HandleOPTIONS = false, false
@@ -133,6 +136,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		s.unused.Range(func(c, _ any) bool { _ = c.(net.Conn).Close(); return true })
 	})
 	defer t.Stop()
+	defer s.cut()
 	return s.http.ShutdownWithContext(ctx)
 }
 
@@ -225,12 +229,12 @@ func (s *Server) serve(ctx *fasthttp.RequestCtx, rt *Route) {
 		timeout = DefaultTimeout
 	}
 	c := &Call{RequestCtx: ctx, Route: rt, RequestID: requestID(ctx), counters: s.cfg.Counters}
-	c.Ctx, c.stop = context.WithTimeout(s.ctx, timeout)
+	c.Ctx, c.stop = context.WithTimeout(s.work, timeout)
 	defer c.stop()
 	res, err := s.run(c)
 	if err != nil {
 		if f := fault.Of(err); f.Kind == fault.Internal || f.Kind == fault.Unavailable || f.Kind == fault.Fenced {
-			if s.ctx.Err() != nil {
+			if s.work.Err() != nil {
 				err = errShutdown
 			}
 			s.cfg.Log.Error("request failed", "request_id", c.RequestID, "op", rt.Op, "kind", f.Kind.String(), "err", err)
