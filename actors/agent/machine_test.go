@@ -490,3 +490,26 @@ func TestPOD_1_TheNextPodWaitsUntilTheOldOneIsGone(t *testing.T) {
 		t.Fatalf("%+v", b.m.S.Pod)
 	}
 }
+
+func TestRUN_2_ASilentRunnerIsLost(t *testing.T) {
+	b := newBench(t).say("a").up().accepted()
+	b.m.Now += RunnerLease.Milliseconds() + 1 // no heartbeat came
+	b.look()
+	if turn := b.m.S.Turn; turn == nil || turn.SentMS != 0 || b.m.S.Pod.Phase != PodStopping {
+		t.Fatalf("turn %+v, pod %s", turn, b.m.S.Pod.Phase)
+	}
+	b.must(b.step(func(m *Machine) error { m.Observed(Observation{Incarnation: 1, Phase: PhaseGone}); return nil }))
+	b.m.Now += 60_000
+	b.up()
+	if turn := b.m.S.Turn; turn.Attempt != 2 || turn.Hook != HookRestart || turn.Start != "resume" || turn.Batch[0].ID != "a" {
+		t.Errorf("REC-3, REC-4: %+v", turn)
+	}
+}
+
+func TestGEN_1_AlarmsRingByTheStoresClock(t *testing.T) {
+	b := newBench(t).say("a").up().accepted()
+	b.m.F.ClockMS = b.m.Now - 30_000 // the store's clock went back
+	if due, alarm := b.m.Due(), b.m.Alarm(); alarm != due-30_000 {
+		t.Errorf("due at %d in the agent's time, the alarm is set to %d", due, alarm)
+	}
+}

@@ -134,3 +134,52 @@ func TestTheWingsAreTheOnlyTopLevelFolders(t *testing.T) {
 		}
 	}
 }
+
+// TestTheLibrarysTrapsAreNotUsed keeps out what was measured to be unsafe (cluster/DESIGN.md): each of these would compile.
+func TestTheLibrarysTrapsAreNotUsed(t *testing.T) {
+	banned := map[string]string{
+		"SetReceiveTimeout": "a data race; fires once", ".Stash(": "replays last in, first out", "ReenterAfter": "runs on the old instance after a restart",
+		"actor.Bounded": "senders spin", "plugin/passivation": "a goroutine per actor, log.Fatal", "StartClient()": "its shutdown panics", "persistence.Using": "no errors, no fence",
+		"identitylookup/disthash": "two activations at once", "clusterproviders/": "members are lost for good", "WithPubSub": "at most once", "PersistenceMixin": "no errors, no fence",
+	}
+	for _, p := range packages(t) {
+		for _, f := range p.GoFiles {
+			src, err := os.ReadFile(filepath.Join(p.Dir, f))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, line := range strings.Split(string(src), "\n") {
+				if strings.HasPrefix(strings.TrimSpace(line), "//") {
+					continue
+				}
+				for word, why := range banned {
+					if strings.Contains(line, word) {
+						t.Errorf("%s/%s uses %s: %s", p.ImportPath, f, word, why)
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestNoDecisionRestsOnANodesOwnClock: nodes may be wrong about the time of day. What an agent's life depends on is in the store's
+// time; a node's own clock only measures spans (which are monotonic) and stamps what people read.
+func TestNoDecisionRestsOnANodesOwnClock(t *testing.T) {
+	for _, p := range packages(t) {
+		room := strings.TrimPrefix(p.ImportPath, "troupe/")
+		if room != "actors/agentgrain" && room != "actors/clockgrain" && room != "actors/agent" && room != "persistence/redisstore" && room != "cluster/member" {
+			continue
+		}
+		for _, f := range p.GoFiles {
+			src, err := os.ReadFile(filepath.Join(p.Dir, f))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, line := range strings.Split(string(src), "\n") {
+				if strings.Contains(line, "time.Now().Unix") && !strings.Contains(line, "EndMS") { // the end of a window is what a header says
+					t.Errorf("%s/%s:%d reads the time of day", p.ImportPath, f, i+1)
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,122 @@
+package agentclient
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+	"github.com/asynkron/protoactor-go/cluster"
+	"github.com/asynkron/protoactor-go/remote"
+
+	"troupe/actors/agent"
+	"troupe/actors/fault"
+	"troupe/actors/protocol"
+)
+
+// lookup places every identity on one actor of this process.
+type lookup struct{ pid *actor.PID }
+
+func (l *lookup) Get(*cluster.ClusterIdentity) *actor.PID      { return l.pid }
+func (*lookup) RemovePid(*cluster.ClusterIdentity, *actor.PID) {}
+func (*lookup) Setup(*cluster.Cluster, []string, bool)         {}
+func (*lookup) Shutdown()                                      {}
+
+// asking returns a client whose every agent is one actor.
+func asking(t *testing.T, receive actor.ReceiveFunc) *Client {
+	t.Helper()
+	sys := actor.NewActorSystem()
+	t.Cleanup(func() { sys.Shutdown() })
+	l := &lookup{sys.Root.Spawn(actor.PropsFromFunc(receive))}
+	c := cluster.New(sys, cluster.Configure("t", nil, l, remote.Configure("127.0.0.1", 0)))
+	c.IdentityLookup = l
+	ready := make(chan struct{})
+	close(ready)
+	return New(c, ready)
+}
+
+// TestTrap13_EveryAttemptCarriesTheSameID: what is repeated can only be told from what is new by its id.
+func TestTrap13_EveryAttemptCarriesTheSameID(t *testing.T) {
+	seen := make(chan string, 100)
+	c := asking(t, func(x actor.Context) {
+		if cmd, ok := x.Message().(*protocol.Command); ok {
+			seen <- cmd.Id
+			if len(seen) < 3 {
+				x.Respond(protocol.Answer(nil, fault.Lost("agent"))) // this one has lost its claim: ask the next
+				return
+			}
+			x.Respond(protocol.Answer(struct{}{}, nil))
+		}
+	})
+	if _, err := Ask[struct{}](context.Background(), c, agent.ID("a"), protocol.Wake, nil); err != nil {
+		t.Fatal(err)
+	}
+	first := <-seen
+	if second, third := <-seen, <-seen; first == "" || second != first || third != first {
+		t.Errorf("the attempts were %q, %q, %q", first, second, third)
+	}
+}
+
+// TestTrap10_AnEmptyAnswerIsNotAskedForAgainAndAgain: the library repeats at once, thousands of times, and its pauses are nanoseconds.
+func TestTrap10_AnEmptyAnswerIsNotAskedForAgainAndAgain(t *testing.T) {
+	asked := make(chan struct{}, 10000)
+	c := asking(t, func(x actor.Context) {
+		if _, ok := x.Message().(*protocol.Command); ok {
+			asked <- struct{}{}
+			x.Respond(nil)
+		}
+	})
+	ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
+	defer cancel()
+	began := time.Now()
+	_, err := Ask[struct{}](ctx, c, agent.ID("a"), protocol.Wake, nil)
+	if f := fault.Of(err); f.Kind != fault.Unavailable || f.Retry == 0 {
+		t.Errorf("got %v", err)
+	}
+	if n := len(asked); n > 12 || time.Since(began) > 2*time.Second {
+		t.Errorf("asked %d times in %s", n, time.Since(began))
+	}
+}
+
+// TestTrap12_OneAttemptDoesNotUseUpTheWholeTime: the library gives each attempt the whole time-out, so that a lost message is the last.
+func TestTrap12_OneAttemptDoesNotUseUpTheWholeTime(t *testing.T) {
+	n := 0
+	c := asking(t, func(x actor.Context) {
+		if _, ok := x.Message().(*protocol.Command); ok {
+			if n++; n == 1 {
+				return // lost
+			}
+			x.Respond(protocol.Answer(struct{}{}, nil))
+		}
+	})
+	ctx, cancel := context.WithTimeout(context.Background(), total)
+	defer cancel()
+	if _, err := Ask[struct{}](ctx, c, agent.ID("a"), protocol.Wake, nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestTrap14_AddressesAreForgotten: the library's cache of addresses is never trimmed, and believes in activations that ended.
+func TestTrap14_AddressesAreForgotten(t *testing.T) {
+	c := asking(t, func(actor.Context) {})
+	pid := c.find("a")
+	if pid == nil || c.remembered("a") == nil {
+		t.Fatal("nothing is remembered")
+	}
+	_ = c.c.ActorSystem.Root.StopFuture(pid).Wait()
+	if c.remembered("a") != nil {
+		t.Error("an activation that ended here is still believed in")
+	}
+	c.known["far"] = known{actor.NewPID("elsewhere:1", "x"), time.Now().Add(-time.Second)}
+	if c.remembered("far") != nil {
+		t.Error("one elsewhere is believed in for ever")
+	}
+	for i := range maxCached {
+		c.known[agent.ID(fmt.Sprint(i))] = known{pid, time.Now()}
+	}
+	c.find("b")
+	if len(c.known) > maxCached {
+		t.Errorf("%d addresses are kept", len(c.known))
+	}
+}
