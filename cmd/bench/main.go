@@ -14,7 +14,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -36,7 +35,8 @@ var (
 	rounds  = flag.Int("rounds", 3, "interleaved rounds of each measurement")
 	seconds = flag.Duration("duration", 2*time.Second, "length of one round")
 	many    = flag.Int("agents", 10000, "agents of the largest accept round and of the memory round")
-	only    = flag.String("only", "", "one part: accept, replies, memory or starts")
+	only    = flag.String("only", "", "one part: accept, replies, memory, starts, nodes or scale")
+	fleet   = flag.Int("fleet", 100000, "agents of the scale round; one in a hundred is active")
 	on      = flag.String("on", "", "accept on one store: embedded, everysec or always")
 	serve   = flag.String("serve", "", "internal: run a reference server, echo or script")
 	listen  = flag.String("listen", "", "internal: its address")
@@ -172,6 +172,8 @@ func dial(addr string) error {
 // node is one troupe process under measurement.
 type node struct {
 	cmd  *exec.Cmd
+	pid  int
+	name string
 	addr string
 	dir  string
 	api  *client.Client
@@ -184,6 +186,12 @@ func (b *bench) node(redis string, env ...string) (*node, error) {
 	var err error
 	if n.cmd, err = b.start(env, filepath.Join(*bin, "troupe"), "dev"); err != nil {
 		return nil, err
+	}
+	n.pid = n.cmd.Process.Pid
+	for _, e := range env {
+		if name, ok := strings.CutPrefix(e, "TROUPE_NODE_NAME="); ok {
+			n.name = name
+		}
 	}
 	n.api = client.New("http://"+n.addr, key)
 	return n, dial(n.addr)
@@ -243,64 +251,6 @@ func rss(pid int) float64 {
 	return 0
 }
 
-// figures of one round.
-type figures struct {
-	rate     float64
-	p50, p99 time.Duration
-	cpu      time.Duration // of the server, per request
-	failed   int
-}
-
-// load sends messages from 64 connections for one round.
-func load(addr string, pid int, ids []string) figures {
-	hc := &fasthttp.HostClient{Addr: addr, MaxConns: 128}
-	body := []byte(`{"content":"a message of ordinary length, about as long as people write them in a chat with an agent"}`)
-	var mu sync.Mutex
-	var lat []time.Duration
-	var failed atomic.Int64
-	var wg sync.WaitGroup
-	before, start := cpu(pid), time.Now()
-	for w := range 64 {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			req, res := fasthttp.AcquireRequest(), fasthttp.AcquireResponse()
-			req.Header.SetMethod("POST")
-			req.Header.SetContentType("application/json")
-			req.Header.Set("Authorization", "Bearer "+key)
-			req.SetBody(body)
-			var mine []time.Duration
-			for i := w; time.Since(start) < *seconds; i += 64 {
-				req.SetRequestURI("http://" + addr + "/v1/agent/" + ids[i%len(ids)] + "/messages")
-				t := time.Now()
-				if err := hc.Do(req, res); err != nil || res.StatusCode() != 201 {
-					if failed.Add(1) == 1 {
-						fmt.Fprintf(os.Stderr, "bench: the first failure: %v %d %s\n", err, res.StatusCode(), res.Body())
-					}
-					continue
-				}
-				mine = append(mine, time.Since(t))
-			}
-			mu.Lock()
-			lat = append(lat, mine...)
-			mu.Unlock()
-		}()
-	}
-	wg.Wait()
-	took := time.Since(start)
-	f := figures{rate: float64(len(lat)) / took.Seconds(), failed: int(failed.Load())}
-	if len(lat) > 0 {
-		slices.Sort(lat)
-		f.p50, f.p99, f.cpu = lat[len(lat)/2], lat[len(lat)*99/100], (cpu(pid)-before)/time.Duration(len(lat))
-	}
-	return f
-}
-
-func median(fs []figures) figures {
-	slices.SortFunc(fs, func(a, b figures) int { return int(a.rate - b.rate) })
-	return fs[len(fs)/2]
-}
-
 func (b *bench) run() error {
 	everysec, err := b.redis("everysec")
 	if err != nil {
@@ -329,6 +279,8 @@ func (b *bench) run() error {
 		{"replies", func() error { return b.replies(everysec) }},
 		{"memory", b.memory},
 		{"starts", b.starts},
+		{"nodes", b.nodes},
+		{"scale", b.scale},
 	} {
 		if *only == "" || *only == part.name {
 			if err := part.run(); err != nil {
@@ -337,222 +289,4 @@ func (b *bench) run() error {
 		}
 	}
 	return nil
-}
-
-// accept measures the acceptance in rounds interleaved with the references.
-func (b *bench) accept(name, url string) error {
-	idle, err := b.idleRunner()
-	if err != nil {
-		return err
-	}
-	n, err := b.node(url, "TROUPE_PROCESS_LIMIT=1", "TROUPE_SANDBOX=off", "TROUPE_START_TIMEOUT=1h", "TROUPE_RUNNER="+idle)
-	if err != nil {
-		return err
-	}
-	counts := slices.DeleteFunc([]int{1, 100, *many}, func(c int) bool { return c > *many })
-	counts = slices.Compact(counts)
-	ids, err := n.prepare(counts[len(counts)-1])
-	if err != nil {
-		return err
-	}
-	exe, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	refs := map[string]*node{}
-	for _, kind := range []string{"echo", "script"} {
-		if kind == "script" && url == "" {
-			continue
-		}
-		r := &node{addr: freeAddr()}
-		if r.cmd, err = b.start(nil, exe, "-serve", kind, "-listen", r.addr, "-store", url); err != nil {
-			return err
-		}
-		if err := dial(r.addr); err != nil {
-			return err
-		}
-		refs[kind] = r
-	}
-	// The references of one case see the same agents, in the same round.
-	type row struct{ kind, agents string }
-	var rows []row
-	got := map[row][]figures{}
-	for range *rounds {
-		rows = rows[:0]
-		for _, c := range counts {
-			for _, kind := range []string{"echo", "script", "troupe"} {
-				r := refs[kind]
-				if kind == "troupe" {
-					r = n
-				}
-				if r == nil || kind == "echo" && c != counts[0] {
-					continue
-				}
-				k := row{kind, fmt.Sprintf("%d agents", c)}
-				rows = append(rows, k)
-				got[k] = append(got[k], load(r.addr, r.cmd.Process.Pid, ids[:c]))
-			}
-		}
-	}
-	for _, k := range rows {
-		f, ratio := median(got[k]), "-"
-		if base := got[row{"script", k.agents}]; len(base) > 0 {
-			ratio = fmt.Sprintf("%.2f", f.rate/median(base).rate)
-		}
-		fmt.Printf("%-40s %10.0f %10s %10s %12s %s, %d\n", name+", "+k.kind+", "+k.agents, f.rate, f.p50.Round(10*time.Microsecond), f.p99.Round(10*time.Microsecond), f.cpu.Round(time.Microsecond), ratio, f.failed)
-	}
-	_ = n.cmd.Process.Signal(syscall.SIGTERM)
-	return nil
-}
-
-// idleRunner makes a runner that never attaches. It keeps the only place, so that no pod comes or goes while acceptance is measured.
-func (b *bench) idleRunner() (string, error) {
-	path := filepath.Join(b.dir(), "runner")
-	return path, os.WriteFile(path, []byte("#!/bin/sh\nexec sleep 3600\n"), 0o700)
-}
-
-// prepare makes paused agents: nothing but the acceptance is measured.
-func (n *node) prepare(count int) ([]string, error) {
-	ids := make([]string, count)
-	var next atomic.Int64
-	var first atomic.Pointer[error]
-	var wg sync.WaitGroup
-	for range 8 {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			for i := int(next.Add(1)) - 1; i < count; i = int(next.Add(1)) - 1 {
-				var a struct{ ID string }
-				err := n.api.Do(context.Background(), "POST", "/v1/agent/create", map[string]any{"name": "bench"}, &a)
-				if err == nil {
-					err = n.api.Do(context.Background(), "POST", "/v1/agent/"+a.ID+"/pause", nil, nil)
-				}
-				if err != nil {
-					first.Store(&err)
-					return
-				}
-				ids[i] = a.ID
-			}
-		}()
-	}
-	wg.Wait()
-	if e := first.Load(); e != nil {
-		return nil, *e
-	}
-	return ids, nil
-}
-
-// replies measures from sending to the stored reply, through a warm rehearsal runner.
-func (b *bench) replies(url string) error {
-	n, err := b.node(url)
-	if err != nil {
-		return err
-	}
-	var a struct{ ID string }
-	if err := n.api.Do(context.Background(), "POST", "/v1/agent/create", map[string]any{"name": "bench"}, &a); err != nil {
-		return err
-	}
-	send := func() (time.Duration, error) {
-		start := time.Now()
-		var m struct{ Outcome *string }
-		err := n.api.Do(context.Background(), "POST", "/v1/agent/"+a.ID+"/messages?wait=30", map[string]any{"content": "!say ok"}, &m)
-		if err == nil && (m.Outcome == nil || *m.Outcome != "completed") {
-			err = errors.New("a message was not answered")
-		}
-		return time.Since(start), err
-	}
-	var lat []time.Duration
-	for i := range 220 {
-		d, err := send()
-		if err != nil {
-			return err
-		}
-		if i >= 20 { // warm
-			lat = append(lat, d)
-		}
-	}
-	slices.Sort(lat)
-	fmt.Printf("accept → reply, warm runner: p50 %s p99 %s (target p50 ≤ 25 ms)\n", lat[len(lat)/2].Round(10*time.Microsecond), lat[len(lat)*99/100].Round(10*time.Microsecond))
-	_ = n.cmd.Process.Signal(syscall.SIGTERM)
-	return nil
-}
-
-// memory measures activated, idle agents. Their pods are kept down by stopping them; a stopped agent is an activation like any other.
-func (b *bench) memory() error {
-	n, err := b.node("", "TROUPE_PROCESS_LIMIT=1")
-	if err != nil {
-		return err
-	}
-	time.Sleep(time.Second)
-	empty := rss(n.cmd.Process.Pid)
-	st, err := n.agents(*many, true)
-	if err != nil {
-		return err
-	}
-	time.Sleep(15 * time.Second) // idle: what making them left behind is given back
-	full := rss(n.cmd.Process.Pid)
-	fmt.Printf("memory: empty node %.0f MiB, %d activated idle agents +%.0f MiB, %.1f KiB each (target ≤ 100 MiB for 10,000)\n", empty, len(st), full-empty, (full-empty)*1024/float64(len(st)))
-	_ = n.cmd.Process.Signal(syscall.SIGTERM)
-	return nil
-}
-
-// starts measures a node's start to the first accepted message, and a runner's from exec to attach with its memory.
-func (b *bench) starts() error {
-	for _, sandbox := range []string{"off", "auto"} {
-		began := time.Now()
-		n, err := b.node("", "TROUPE_SANDBOX="+sandbox)
-		if err != nil {
-			return err
-		}
-		var a struct{ ID string }
-		if err := n.api.Do(context.Background(), "POST", "/v1/agent/create", map[string]any{"name": "bench"}, &a); err != nil {
-			return err
-		}
-		if err := n.api.Do(context.Background(), "POST", "/v1/agent/"+a.ID+"/messages", map[string]any{"content": "!say ok"}, nil); err != nil {
-			return err
-		}
-		first := time.Since(began)
-		var attach []time.Duration
-		for range 9 {
-			t := time.Now()
-			var x struct{ ID string }
-			if err := n.api.Do(context.Background(), "POST", "/v1/agent/create", map[string]any{"name": "bench"}, &x); err != nil {
-				return err
-			}
-			for {
-				var r struct{ Ready bool }
-				if err := n.api.Do(context.Background(), "GET", "/v1/agent/"+x.ID+"/ready", nil, &r); err != nil {
-					return err
-				}
-				if r.Ready {
-					break
-				}
-				time.Sleep(time.Millisecond)
-			}
-			attach = append(attach, time.Since(t))
-		}
-		slices.Sort(attach)
-		fmt.Printf("sandbox %-4s start → first accept %s (target ≤ 500 ms); create → runner attached p50 %s (target ≤ 50 ms without the sandbox's own cost); runner resident %.1f MiB (target ≤ 20)\n",
-			sandbox, first.Round(time.Millisecond), attach[len(attach)/2].Round(100*time.Microsecond), runnerRSS())
-		_ = n.cmd.Process.Signal(syscall.SIGTERM)
-	}
-	return nil
-}
-
-// runnerRSS is the median resident memory of the runners on this host.
-func runnerRSS() float64 {
-	var all []float64
-	dirs, _ := filepath.Glob("/proc/[0-9]*")
-	for _, d := range dirs {
-		exe, err := os.Readlink(d + "/exe")
-		if err == nil && strings.HasPrefix(filepath.Base(exe), "troupe-runner") {
-			pid, _ := strconv.Atoi(filepath.Base(d))
-			all = append(all, rss(pid))
-		}
-	}
-	if len(all) == 0 {
-		return 0
-	}
-	slices.Sort(all)
-	return all[len(all)/2]
 }

@@ -160,3 +160,20 @@ func TestTURN_9_AskingForInput(t *testing.T) {
 		t.Errorf("%s", a.body)
 	}
 }
+
+func TestRUN_7_ACancelledTurnIsInTheTranscript(t *testing.T) {
+	w := startWorld(t, func(c *Config) { c.Sandbox = "off" })
+	id := w.agent(map[string]any{"session_mode": "persistent"})
+	w.say(id, "!tool shell {\"command\":\"touch started; sleep 60\"}")
+	w.runnerPID(id, "started")
+	w.say(id, "!say instead", "interrupt")
+	w.until("the second is answered", func() bool { m := allMessages(w, id); return len(m) == 3 && m[1]["outcome"] == "completed" })
+	files, err := filepath.Glob(filepath.Join(w.dir, "agents", id, "home", ".sessions", "*.jsonl"))
+	if err != nil || len(files) != 1 {
+		t.Fatal(files, err)
+	}
+	b, err := os.ReadFile(files[0])
+	if err != nil || !strings.Contains(string(b), `"outcome":"cancelled"`) || !strings.Contains(string(b), "Interrupted") {
+		t.Errorf("%v\n%s", err, b)
+	}
+}

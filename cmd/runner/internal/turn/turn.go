@@ -121,7 +121,7 @@ func (r *Runner) Run(ctx context.Context, t *runnerproto.Turn, self *runnerproto
 	}
 	r.report(ctx, t, endRequest(tr, *end))
 	if t.Session.Mode != "persistent" || err != nil || end.Outcome != "completed" {
-		r.close()
+		r.close() // opened again, it is repaired
 	}
 }
 
@@ -256,7 +256,6 @@ func (r *Runner) loop(ctx context.Context, t *runnerproto.Turn, self *runnerprot
 
 func (r *Runner) interrupted(ctx context.Context) *transcript.End {
 	if errors.Is(context.Cause(ctx), ErrCancelled) {
-		r.close() // opened again, it is repaired
 		return &transcript.End{Outcome: "cancelled", Reason: "cancelled"}
 	}
 	return nil
