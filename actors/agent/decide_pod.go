@@ -15,10 +15,8 @@ var backoff = []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 *
 func (m *Machine) Look(pending []Message) bool {
 	changed := m.lookTurn()
 	changed = m.lookPod() || changed
-	if m.StartTurn(pending) {
-		changed = true
-	}
-	return changed
+	changed = m.StartTurn(pending) || changed
+	return m.remind(pending) || changed
 }
 
 func (m *Machine) lookTurn() bool {

@@ -115,13 +115,22 @@ func (m *Machine) take(batch []Message, late bool) {
 	t := m.S.Turn
 	for _, x := range batch {
 		t.Batch = append(t.Batch, Entry{ID: x.ID, Seq: x.Seq, Channel: x.Channel, Party: x.Counterparty, PartyName: x.PartyName,
-			PartyType: x.PartyType, TakenMS: m.Now, Late: late})
+			PartyType: x.PartyType, TakenMS: m.Now, Late: late, CreatedMS: lateAt(late, x.CreatedMS)})
 		t.Hops = max(t.Hops, x.Hops)
 		t.Batch[len(t.Batch)-1].Answered = slices.Contains(t.Early, x.ID)
 		m.C.Take = append(m.C.Take, x.ID)
+		m.F.Pending-- // as the store does in this step
 		m.mark(&t.Batch[len(t.Batch)-1], "", "", 0)
 		m.event("message.delivered", map[string]any{"message_id": x.ID.String(), "role": RoleUser, "channel": x.Channel, "turn_id": t.ID})
 	}
+}
+
+// lateAt keeps the instant of acceptance of messages that were pulled in: reminders count from it.
+func lateAt(late bool, created int64) int64 {
+	if late {
+		return created
+	}
+	return 0
 }
 
 // mark writes the present mark of a batch entry.
@@ -207,17 +216,16 @@ type ProgressEntry struct {
 
 // confirm asks the store to drop the commands of a kind; Confirm holds kinds as negative marks resolved by the grain.
 func (m *Machine) confirm(kind string) {
-	if kind == "turn.start" {
-		m.C.Confirm = append(m.C.Confirm, ConfirmStart)
-	} else {
-		m.C.Confirm = append(m.C.Confirm, ConfirmTurn)
-	}
+	mark := map[string]int64{"turn.start": ConfirmStart, "turn": ConfirmTurn, "reminder": ConfirmReminder}[kind]
+	m.C.Confirm = append(m.C.Confirm, mark)
 }
 
 // Marks of Commit.Confirm that stand for kinds of commands rather than for one sequence number.
 const (
 	ConfirmStart = -1 // every turn.start
 	ConfirmTurn  = -2 // every turn.start, turn.cancel and reminder
+	// ConfirmReminder is every reminder.
+	ConfirmReminder = -3
 )
 
 // ReplyDraft is one reply of the runner.

@@ -22,7 +22,8 @@ type Machine struct {
 	// NewID makes ids; it is a field so that tests are deterministic.
 	NewID func() string
 
-	subscribed bool // the former runner had opened its command stream
+	subscribed bool  // the former runner had opened its command stream
+	remindMS   int64 // when the next reminder is due, as the last look found; 0: none
 }
 
 // Finish completes the commit with the state, the card and the next instant at which to look again.
@@ -257,6 +258,9 @@ func (m *Machine) Due() int64 {
 				}
 			}
 		}
+	}
+	if m.remindMS > 0 {
+		due = append(due, m.remindMS)
 	}
 	if s.Pod.Phase == PodUp && (s.Turn != nil || s.Pod.Want) {
 		lease := max(m.F.LeaseMS, m.Now)

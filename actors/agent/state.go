@@ -107,7 +107,8 @@ type Turn struct {
 	Cancel      *Cancel     `json:"cancel,omitempty"`
 	Outcome     Outcome     `json:"outcome,omitempty"`
 	Reason      string      `json:"reason,omitempty"`
-	Unseen      bool        `json:"unseen,omitempty"` // the former attempt never reported "accepted" (REC-4)
+	RemindedMS  int64       `json:"reminded_ms,omitempty"` // last reminder of this turn
+	Unseen      bool        `json:"unseen,omitempty"`      // the former attempt never reported "accepted" (REC-4)
 }
 
 // Entry is one message of a turn's batch.
@@ -121,7 +122,8 @@ type Entry struct {
 	TakenMS   int64     `json:"taken_ms"`
 	ReadMS    int64     `json:"read_ms,omitempty"`
 	Answered  bool      `json:"answered,omitempty"`
-	Late      bool      `json:"late,omitempty"` // pulled in by the runner, not part of the prompt
+	Late      bool      `json:"late,omitempty"`       // pulled in by the runner, not part of the prompt
+	CreatedMS int64     `json:"created_ms,omitempty"` // when such a message was accepted
 }
 
 // Cancel is a cancel that is durable: from then on the outcome is decided (TURN-5).

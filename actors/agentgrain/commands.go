@@ -207,7 +207,7 @@ func (g *Grain) runtime(c actor.Context, _ *protocol.Command, _ struct{}) (any, 
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 	defer cancel()
-	m, _, err := g.machine(ctx)
+	m, queue, err := g.machine(ctx)
 	if err != nil {
 		return nil, g.failed(c, err)
 	}
@@ -219,6 +219,9 @@ func (g *Grain) runtime(c actor.Context, _ *protocol.Command, _ struct{}) (any, 
 			due = t.Cancel.DueMS
 		}
 		out.Timers = append(out.Timers, protocol.Timer{Kind: "turn_timeout", DueMS: due})
+	}
+	if at, _ := m.NextReminder(queue); at > 0 {
+		out.Timers = append(out.Timers, protocol.Timer{Kind: "reminder", DueMS: at})
 	}
 	if m.S.Pod.Phase == agent.PodStarting {
 		out.Timers = append(out.Timers, protocol.Timer{Kind: "pod_start", DueMS: m.S.Pod.StartedMS + g.d.Settings.StartTimeout.Milliseconds()})

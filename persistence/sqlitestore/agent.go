@@ -329,6 +329,8 @@ func (t *tx) commands(c *agent.Commit, h *head) {
 			t.exec(`DELETE FROM command WHERE agent=? AND kind='turn.start'`, id)
 		case agent.ConfirmTurn:
 			t.exec(`DELETE FROM command WHERE agent=? AND kind IN ('turn.start','turn.cancel','reminder')`, id)
+		case agent.ConfirmReminder:
+			t.exec(`DELETE FROM command WHERE agent=? AND kind='reminder'`, id)
 		}
 	}
 	for _, x := range c.Commands {
