@@ -15,6 +15,7 @@ var backoff = []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 *
 func (m *Machine) Look(pending []Message) bool {
 	changed := m.lookTurn()
 	changed = m.lookPod() || changed
+	changed = m.lookCompaction() || changed
 	changed = m.StartTurn(pending) || changed
 	return m.remind(pending) || changed
 }
@@ -36,6 +37,9 @@ func (m *Machine) lookTurn() bool {
 		}
 	case m.Now >= t.DeadlineMS:
 		return m.cancel("timeout")
+	case m.F.Interrupt > t.Seq && m.S.Compaction != nil: // QUE-4
+		t.Seq = m.F.Interrupt
+		return true
 	case m.F.Interrupt > t.Seq:
 		t.Seq = m.F.Interrupt
 		return m.cancel("interrupt")
@@ -60,6 +64,9 @@ func (m *Machine) Exhaust(id TurnID) bool {
 
 // loseRunner leaves the turn waiting for the next runner, or fails it after the third attempt (REC-2, REC-5).
 func (m *Machine) loseRunner() bool {
+	if c := m.S.Compaction; c != nil && c.Turn == "" { // nothing else needs a runner; it is due again when there is one
+		m.endCompaction("failed", "The runner was lost")
+	}
 	t := m.S.Turn
 	if t == nil || t.SentMS == 0 {
 		return false
@@ -257,6 +264,9 @@ func (m *Machine) Attach(a Attach) error {
 	m.F.LeaseMS, m.F.SubscribedMS, m.F.Incarnation = m.Now+m.C.Attach, 0, a.Incarnation
 	if t := m.S.Turn; t != nil && !m.S.FilesDue {
 		m.resume(t, a.Turn == t.ID)
+	}
+	if c := m.S.Compaction; c != nil && c.SentMS > 0 { // the attempt is given to whoever runs now; its commands were dropped
+		m.sendCompaction()
 	}
 	return nil
 }

@@ -28,7 +28,7 @@ func (m *Machine) unread(pending []Message) (count, oldest int64) {
 // what was missed is not made up for (REM-4).
 func (m *Machine) NextReminder(pending []Message) (at, count int64) {
 	t := m.S.Turn
-	if t == nil || m.S.Status != Active || t.SentMS == 0 || t.Cancel != nil || !m.F.RunnerLive() || m.S.Pod.Phase != PodUp { // REM-1
+	if t == nil || m.S.Status != Active || t.SentMS == 0 || t.Cancel != nil || m.S.Compaction != nil || !m.F.RunnerLive() || m.S.Pod.Phase != PodUp { // REM-1
 		return 0, 0
 	}
 	count, oldest := m.unread(pending)

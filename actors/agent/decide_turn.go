@@ -9,7 +9,7 @@ import (
 // CanStart says whether a turn could start if a runner were there (TURN-1, LIFE-3).
 func (m *Machine) CanStart() bool {
 	s := &m.S
-	return s.Status == Active && !s.Deleting && s.Turn == nil && m.F.Balance > 0 && m.F.Pending > 0 && s.Update == ""
+	return s.Status == Active && !s.Deleting && s.Turn == nil && m.F.Balance > 0 && m.F.Pending > 0 && s.Update == "" && s.Compaction == nil
 }
 
 // RunnerReady says whether a turn may be given to the runner now.
@@ -80,6 +80,9 @@ func (m *Machine) chooseSession(trig Trigger) (sess *Session, start string, inte
 }
 
 func (m *Machine) closeSession(reason string) {
+	if m.S.Compaction != nil {
+		m.endCompaction("failed", "The session ended")
+	}
 	s := m.S.Session
 	s.EndedMS, s.EndReason = m.Now, reason
 	m.putSession()
@@ -216,7 +219,7 @@ type ProgressEntry struct {
 
 // confirm asks the store to drop the commands of a kind; Confirm holds kinds as negative marks resolved by the grain.
 func (m *Machine) confirm(kind string) {
-	mark := map[string]int64{"turn.start": ConfirmStart, "turn": ConfirmTurn, "reminder": ConfirmReminder}[kind]
+	mark := map[string]int64{"turn.start": ConfirmStart, "turn": ConfirmTurn, "reminder": ConfirmReminder, "session.compact": ConfirmCompact}[kind]
 	m.C.Confirm = append(m.C.Confirm, mark)
 }
 
@@ -226,6 +229,8 @@ const (
 	ConfirmTurn  = -2 // every turn.start, turn.cancel and reminder
 	// ConfirmReminder is every reminder.
 	ConfirmReminder = -3
+	// ConfirmCompact is every session.compact.
+	ConfirmCompact = -4
 )
 
 // ReplyDraft is one reply of the runner.
@@ -444,6 +449,9 @@ func (m *Machine) finish(outcome Outcome, reason string, requeue bool) {
 		m.closeEntry(e, outcome, t.Reason)
 	}
 	m.confirm("turn")
+	if c := m.S.Compaction; c != nil && c.Turn == t.ID {
+		m.endCompaction("failed", "The turn ended")
+	}
 	m.putTurn(t)
 	usage := map[string]any{"turn_id": t.ID, "session_id": t.Session, "attempt": t.Attempt, "outcome": outcome, "reason": orNil(t.Reason)}
 	m.event("turn.ended", usage)

@@ -259,6 +259,11 @@ func (m *Machine) Due() int64 {
 			}
 		}
 	}
+	if c := s.Compaction; c != nil && c.SentMS > 0 {
+		due = append(due, c.SentMS+CompactTimeout.Milliseconds())
+	} else if c != nil {
+		due = append(due, max(c.RetryMS, m.Now+100))
+	}
 	if m.remindMS > 0 {
 		due = append(due, m.remindMS)
 	}
@@ -287,7 +292,7 @@ func (m *Machine) Due() int64 {
 // warmthEnd returns when an idle pod is scaled to zero, 0 for never or not idle (POD-4).
 func (m *Machine) warmthEnd() int64 {
 	s := &m.S
-	if s.Pod.Phase != PodUp || s.Turn != nil || m.Spec.WarmthMS == nil || s.Update != "" {
+	if s.Pod.Phase != PodUp || s.Turn != nil || m.Spec.WarmthMS == nil || s.Update != "" || s.Compaction != nil {
 		return 0
 	}
 	return s.ActiveMS + *m.Spec.WarmthMS

@@ -75,16 +75,20 @@ type Append struct {
 
 // Kinds of records.
 const (
-	RecordSession = "session"
-	RecordTurn    = "turn"
-	RecordFiles   = "files"
-	RecordUpdate  = "update"
-	RecordIntent  = "intent"
-	RecordTrigger = "trigger"
+	RecordSession    = "session"
+	RecordTurn       = "turn"
+	RecordFiles      = "files"
+	RecordUpdate     = "update"
+	RecordIntent     = "intent"
+	RecordTrigger    = "trigger"
+	RecordCompaction = "compaction"
 )
 
 // RecordKinds lists them.
-var RecordKinds = []string{RecordSession, RecordTurn, RecordFiles, RecordUpdate, RecordIntent, RecordTrigger}
+var RecordKinds = []string{RecordSession, RecordTurn, RecordFiles, RecordUpdate, RecordIntent, RecordTrigger, RecordCompaction}
+
+// SessionRecords are the kinds whose groups are sessions.
+var SessionRecords = []string{RecordTurn, RecordCompaction}
 
 // Record is one keyed document of an agent, unique by kind and id. Score orders the records of a kind, or of a group of the
 // kind where there is one; a nil Body deletes.
@@ -185,6 +189,7 @@ const (
 	HeadLastTurn    = "lturn"  // id of the turn that ended last
 	HeadTurnEnd     = "tend"   // and when, ms
 	HeadSession     = "session"
+	HeadCompaction  = "comp" // id of the compaction that runs
 	HeadIncarnation = "inc"
 	HeadLease       = "rlease"
 	HeadRunner      = "rinfo"

@@ -3,24 +3,27 @@ package agent
 // State is what the runtime is doing with an agent. It is the snapshot of the activation: small, rewritten with every
 // commit. What the owner configured is in Spec, what scripts count in Figures.
 type State struct {
-	Status     Status       `json:"status"`
-	Reason     string       `json:"reason,omitempty"` // why the status is error
-	Pod        Pod          `json:"pod"`
-	Session    *Session     `json:"session,omitempty"` // the open one
-	Turn       *Turn        `json:"turn,omitempty"`    // the running one
-	TurnCount  int          `json:"turn_count,omitempty"`
-	ActiveMS   int64        `json:"active_ms,omitempty"`   // what the warmth window counts from (POD-4)
-	FilesDue   bool         `json:"files_due,omitempty"`   // initial files are not in the workspace yet (POD-9)
-	Update     string       `json:"update,omitempty"`      // id of a file change that is being applied (FILE-1)
-	Disk       DiskUsage    `json:"disk"`                  // last report of the runner (RUN-13)
-	Intents    []OpenIntent `json:"intents,omitempty"`     // messages to other agents on their way (MSG-14)
-	Deleting   bool         `json:"deleting,omitempty"`    // LIFE-6 has begun
-	Crashes    int          `json:"crashes,omitempty"`     // activations lost to panics since the last good turn
-	LastError  string       `json:"last_error,omitempty"`  // newest non-fatal report of the runner (LIFE-9)
-	LastTurn   TurnID       `json:"last_turn,omitempty"`   // the turn that ended last
-	LastResult Outcome      `json:"last_result,omitempty"` // and how
-	LastForced bool         `json:"last_forced,omitempty"` // its outcome was decided by a cancel
-	LastReply  []MessageID  `json:"last_reply,omitempty"`  // and its replies, for repeats of the same end (FENCE-5)
+	Status         Status       `json:"status"`
+	Reason         string       `json:"reason,omitempty"` // why the status is error
+	Pod            Pod          `json:"pod"`
+	Session        *Session     `json:"session,omitempty"` // the open one
+	Turn           *Turn        `json:"turn,omitempty"`    // the running one
+	TurnCount      int          `json:"turn_count,omitempty"`
+	ActiveMS       int64        `json:"active_ms,omitempty"`       // what the warmth window counts from (POD-4)
+	FilesDue       bool         `json:"files_due,omitempty"`       // initial files are not in the workspace yet (POD-9)
+	Update         string       `json:"update,omitempty"`          // id of a file change that is being applied (FILE-1)
+	Disk           DiskUsage    `json:"disk"`                      // last report of the runner (RUN-13)
+	Intents        []OpenIntent `json:"intents,omitempty"`         // messages to other agents on their way (MSG-14)
+	Compaction     *Compacting  `json:"compaction,omitempty"`      // the one that runs (§14)
+	Deleting       bool         `json:"deleting,omitempty"`        // LIFE-6 has begun
+	Crashes        int          `json:"crashes,omitempty"`         // activations lost to panics since the last good turn
+	LastError      string       `json:"last_error,omitempty"`      // newest non-fatal report of the runner (LIFE-9)
+	LastTurn       TurnID       `json:"last_turn,omitempty"`       // the turn that ended last
+	LastResult     Outcome      `json:"last_result,omitempty"`     // and how
+	LastForced     bool         `json:"last_forced,omitempty"`     // its outcome was decided by a cancel
+	LastCompaction string       `json:"last_compaction,omitempty"` // the one that ended last, for repeats of its report
+	LastCondensed  string       `json:"last_condensed,omitempty"`  // and the transcript it led to, "" if it failed
+	LastReply      []MessageID  `json:"last_reply,omitempty"`      // and its replies, for repeats of the same end (FENCE-5)
 }
 
 // DiskUsage is the size of the workspace.
@@ -68,10 +71,11 @@ type Session struct {
 	Turns       int         `json:"turns"`
 	Compactions int         `json:"compactions"`
 	Restarts    int         `json:"restarts"`
-	SDK         string      `json:"sdk,omitempty"`     // id of the runner's transcript
-	Context     int64       `json:"context,omitempty"` // input tokens of the last model call
-	Incarnation int64       `json:"incarnation"`       // pod that last worked on it
-	Epoch       int64       `json:"epoch"`             // runner epoch that last worked on it
+	SDK         string      `json:"sdk,omitempty"`        // id of the runner's transcript
+	Context     int64       `json:"context,omitempty"`    // input tokens of the last model call
+	CompactAt   int64       `json:"compact_at,omitempty"` // not condensed below that many
+	Incarnation int64       `json:"incarnation"`          // pod that last worked on it
+	Epoch       int64       `json:"epoch"`                // runner epoch that last worked on it
 }
 
 // Trigger is what made a session or turn start.
@@ -105,6 +109,7 @@ type Turn struct {
 	Epoch       int64       `json:"epoch"` // runner epoch that works on it
 	Hops        int         `json:"hops,omitempty"`
 	Cancel      *Cancel     `json:"cancel,omitempty"`
+	Compacted   bool        `json:"compacted,omitempty"` // its session was condensed meanwhile: not again before it ends (COMP-6)
 	Outcome     Outcome     `json:"outcome,omitempty"`
 	Reason      string      `json:"reason,omitempty"`
 	RemindedMS  int64       `json:"reminded_ms,omitempty"` // last reminder of this turn

@@ -45,7 +45,7 @@ func (m *Machine) Wake() (ready bool) {
 // everybody. The next cause wakes it again.
 func (m *Machine) Yield() {
 	s := &m.S
-	if s.Pod.Phase != PodUp || s.Turn != nil || s.Update != "" || s.FilesDue || m.CanStart() {
+	if s.Pod.Phase != PodUp || s.Turn != nil || s.Update != "" || s.FilesDue || s.Compaction != nil || m.CanStart() {
 		return
 	}
 	m.wantPod(false, "evicted")

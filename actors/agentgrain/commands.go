@@ -49,6 +49,7 @@ func init() { // a variable initialised in place would refer to itself through G
 		protocol.Report:   with((*Grain).report),
 		protocol.Exhaust:  with((*Grain).exhaust),
 		protocol.Trigger:  with((*Grain).trigger),
+		protocol.Compact:  with((*Grain).compact),
 	}
 }
 
@@ -394,6 +395,10 @@ func (g *Grain) session(c actor.Context, cmd *protocol.Command, b protocol.Sessi
 	return g.step(c, cmd, fromRunner(b.Guard, func(m *agent.Machine) (any, error) {
 		return nil, m.SetTranscript(b.Session, b.SDK, b.Context, b.Lost)
 	}))
+}
+
+func (g *Grain) compact(c actor.Context, cmd *protocol.Command, b protocol.CompactCommand) (any, error) {
+	return g.step(c, cmd, fromRunner(b.Guard, func(m *agent.Machine) (any, error) { return nil, m.Compacted(b.Session, b.CompactReport) }))
 }
 
 func (g *Grain) report(c actor.Context, cmd *protocol.Command, b protocol.ReportCommand) (any, error) {

@@ -38,17 +38,21 @@ func (g *Grain) forget(c actor.Context, now int64) {
 			full = false
 			break
 		}
-		turns, n, err := g.d.Store.Recorded(ctx, g.id, agent.RecordPage{Kind: agent.RecordTurn, Group: string(s.ID), Limit: forgetTurns})
-		if err != nil {
-			return
-		}
-		for _, body := range turns {
-			var t agent.Turn
-			if json.Unmarshal(body, &t) == nil {
-				gone = append(gone, agent.Record{Kind: agent.RecordTurn, Group: string(s.ID), ID: string(t.ID)})
+		more := false
+		for _, kind := range agent.SessionRecords {
+			parts, n, err := g.d.Store.Recorded(ctx, g.id, agent.RecordPage{Kind: kind, Group: string(s.ID), Limit: forgetTurns})
+			if err != nil {
+				return
 			}
+			for _, body := range parts {
+				var part struct{ ID string }
+				if json.Unmarshal(body, &part) == nil {
+					gone = append(gone, agent.Record{Kind: kind, Group: string(s.ID), ID: part.ID})
+				}
+			}
+			more = more || n > len(parts)
 		}
-		if n > len(turns) { // a long session goes in several looks
+		if more { // a long session goes in several looks
 			break
 		}
 		gone = append(gone, agent.Record{Kind: agent.RecordSession, ID: string(s.ID)})

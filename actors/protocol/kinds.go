@@ -40,6 +40,7 @@ const (
 	Exhaust  = "exhaust"  // ExhaustCommand → –
 	Trigger  = "trigger"  // TriggerCommand → TriggerResult
 	Read     = "read"     // ReadCommand → MarkResult (mark-read by the user)
+	Compact  = "compact"  // CompactCommand → –
 )
 
 // Guard is what every runner call carries.
@@ -192,6 +193,12 @@ type (
 		SDK     string          `json:"sdk"`
 		Context int64           `json:"context,omitempty"`
 		Lost    bool            `json:"lost,omitempty"`
+	}
+	// CompactCommand is the runner's report of a compaction.
+	CompactCommand struct {
+		Guard
+		agent.CompactReport
+		Session agent.SessionID `json:"session"`
 	}
 	// ReportCommand is the runner's execution status.
 	ReportCommand struct {

@@ -643,3 +643,57 @@ func TestRATE_4_AWaitIsOneRequest(t *testing.T) {
 		t.Errorf("remaining %q", a.header.Get("X-RateLimit-Remaining"))
 	}
 }
+
+// TestCOMP_3_ALongSessionIsCondensed fills a persistent session beyond its threshold, between turns and inside one.
+func TestCOMP_3_ALongSessionIsCondensed(t *testing.T) {
+	stores(t, func(t *testing.T, change func(*Config)) {
+		w := startWorld(t, func(c *Config) { change(c); c.Sandbox = "off" })
+		id := w.agent(map[string]any{"session_mode": "persistent", "output_token_balance": 1 << 30,
+			"configuration": map[string]any{"compaction": map[string]any{"threshold_trigger": 50000, "instructions": "Keep the numbers."}}})
+		f := w.follow(t, id, "?types=session.*", "")
+		long := strings.Repeat("words and words ", 6000) // 24,000 tokens
+		for i := range 3 {
+			if m := w.ask(id, "!say one of them\n"+long); m.str("outcome") != "completed" {
+				t.Fatalf("message %d: %s", i, m.body)
+			}
+		}
+		for {
+			if e := f.until("session.compaction_ended"); e[len(e)-1].Data["status"] == "completed" {
+				break
+			}
+		}
+		sessions := w.want(w.call("GET", "/v1/agent/"+id+"/sessions", nil), 200).doc["sessions"].([]any)
+		session := sessions[0].(map[string]any)
+		detail := w.want(w.call("GET", "/v1/agent/"+id+"/sessions/"+session["id"].(string), nil), 200)
+		list := detail.doc["compactions"].([]any)
+		if len(sessions) != 1 || session["compaction_count"] != 1.0 || len(list) != 1 {
+			t.Fatalf("COMP-2: %s", detail.body)
+		}
+		if c := list[0].(map[string]any); c["status"] != "completed" || c["input_tokens_before"].(float64) < 50000 || c["input_tokens_after"].(float64) > 5000 || c["model"] != agent.DefaultCompactWith {
+			t.Errorf("COMP-1: %v", c)
+		}
+		spent := w.want(w.call("GET", "/v1/agent/"+id, nil), 200).num("output_token_balance")
+		if m := w.ask(id, "!say and on it goes"); m.str("outcome") != "completed" || m.str("reply.content") != "[rehearsal model] and on it goes" {
+			t.Errorf("the condensed session does not go on: %s", m.body)
+		}
+		if usage := detail.num("usage.output_tokens"); usage < 1<<30-spent {
+			t.Errorf("COMP-7: the session's tokens %v leave out its compaction, %v were charged", usage, 1<<30-spent)
+		}
+		// Inside a turn: it goes on from the summary, and its tools are not run again.
+		w.want(w.call("POST", "/v1/agent/"+id+"/pause", nil), 200)
+		first := w.say(id, "!tool shell {\"command\":\"echo x >> log; sleep 1\"}\n"+long)
+		for range 2 {
+			w.say(id, long)
+		}
+		w.want(w.call("POST", "/v1/agent/"+id+"/resume", nil), 200)
+		w.until("the turn ended", func() bool { return w.call("GET", "/v1/agent/"+id+"/messages/"+first, nil).get("outcome") != nil })
+		detail = w.want(w.call("GET", "/v1/agent/"+id+"/sessions/"+session["id"].(string), nil), 200)
+		list = detail.doc["compactions"].([]any)
+		if last := list[len(list)-1].(map[string]any); len(list) < 2 || last["status"] != "completed" || w.call("GET", "/v1/agent/"+id+"/messages/"+first, nil).str("outcome") != "completed" {
+			t.Errorf("COMP-3: %s", detail.body)
+		}
+		if log, err := os.ReadFile(filepath.Join(w.dir, "agents", id, "workspace", "log")); err != nil || string(log) != "x\n" {
+			t.Errorf("the tool ran again: %q, %v", log, err)
+		}
+	})
+}

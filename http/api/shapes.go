@@ -486,7 +486,19 @@ type Turn struct {
 type SessionDetail struct {
 	Session
 	TurnList       []Turn            `json:"turns"`
-	CompactionList []json.RawMessage `json:"compactions"`
+	CompactionList []Compacting `json:"compactions"`
+}
+
+// Compacting is one condensation of a session.
+type Compacting struct {
+	ID        string  `json:"id"`
+	Status    string  `json:"status"`
+	StartedAt string  `json:"started_at"`
+	EndedAt   *string `json:"ended_at"`
+	Before    int64   `json:"input_tokens_before"`
+	After     *int64  `json:"input_tokens_after"`
+	Model     string  `json:"model"`
+	Error     *string `json:"error"`
 }
 
 // AgentEvent is one event of an agent's stream.

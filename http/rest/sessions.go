@@ -140,9 +140,22 @@ func (r *rest) session(c *route.Call) (route.Response, error) {
 	if err != nil {
 		return route.Response{}, err
 	}
-	out := api.SessionDetail{Session: sessionBody(v.Spec.ID, &s, v.State.Session, sums[0]), TurnList: []api.Turn{}, CompactionList: []json.RawMessage{}}
+	out := api.SessionDetail{Session: sessionBody(v.Spec.ID, &s, v.State.Session, sums[0]), TurnList: []api.Turn{}, CompactionList: []api.Compacting{}}
 	for i := range turns {
 		out.TurnList = append(out.TurnList, turnBody(&turns[i], sums[i+1]))
+	}
+	condensed, _, err := r.Store.Recorded(c.Ctx, v.Spec.ID, agent.RecordPage{Kind: agent.RecordCompaction, Group: string(s.ID), Limit: maxTurns, Desc: true})
+	if err != nil {
+		return route.Response{}, err
+	}
+	list, err := decode[agent.Compacting](condensed)
+	if err != nil {
+		return route.Response{}, err
+	}
+	for i := len(list) - 1; i >= 0; i-- {
+		x := &list[i]
+		out.CompactionList = append(out.CompactionList, api.Compacting{ID: x.ID, Status: x.Status, StartedAt: agent.Stamp(x.StartedMS), EndedAt: agent.StampOrNil(x.EndedMS),
+			Before: x.Before, After: x.After, Model: x.Model, Error: text(x.Error)})
 	}
 	return route.OK(out), nil
 }

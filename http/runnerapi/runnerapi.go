@@ -71,6 +71,7 @@ func Routes(cfg Config) []route.Route {
 		r("POST", self+"/messages/mark-read", "runtimeMarkRead", route.Required, a.epoch(a.mark(true))),
 		r("POST", self+"/turns/{turnId}/progress", "runtimeTurnProgress", route.Required, a.epoch(a.progress)),
 		r("POST", self+"/turns/{turnId}/end", "runtimeTurnEnd", route.Required, a.epoch(a.end)),
+		r("POST", self+"/sessions/{sessionId}/compactions", "runtimeReportCompaction", route.Required, a.epoch(a.compacted)),
 		r("POST", self+"/usage", "runtimeReportUsage", route.Required, a.epoch(a.usage)),
 		r("GET", "/v1/agent-runtime/subscribe", "runtimeSubscribe", route.None, a.epoch(a.subscribe)),
 	}
@@ -363,6 +364,32 @@ func (a *api) session(c *route.Call) (route.Response, error) {
 	})
 	if err == nil {
 		_, err = agentclient.Ask[struct{}](c.Ctx, a.Agents, c.Runner.Agent, protocol.Session, cmd)
+	}
+	return message("Recorded"), err
+}
+
+// compacted takes the runner's report of a compaction (COMP-2).
+func (a *api) compacted(c *route.Call) (route.Response, error) {
+	session, ok := agent.ParseUUID(c.Param("sessionId"))
+	if !ok {
+		return route.Response{}, fault.New(fault.NotFound, "not_found", "Session not found")
+	}
+	cmd := protocol.CompactCommand{Guard: guard(c), Session: agent.SessionID(session)}
+	err := read(c, func(rd field.Reader) {
+		rd.Require("compaction_id", "status")
+		cmd.ID = string(turnID(rd, "compaction_id"))
+		status, _ := rd.String("status", field.Text{Enum: []string{"completed", "failed"}})
+		cmd.Done = status == "completed"
+		cmd.Before, _ = rd.Int("input_tokens_before", 0, huge, false)
+		if n, given := rd.Int("input_tokens_after", 0, huge, false); given {
+			cmd.After = &n
+		}
+		cmd.Model, _ = rd.String("model", field.Text{Max: 200})
+		cmd.SDK, _ = rd.String("sdk_session_id", field.Text{Max: 200})
+		cmd.Error, _ = rd.String("error", field.Text{Max: 2000})
+	})
+	if err == nil {
+		_, err = agentclient.Ask[struct{}](c.Ctx, a.Agents, c.Runner.Agent, protocol.Compact, cmd)
 	}
 	return message("Recorded"), err
 }

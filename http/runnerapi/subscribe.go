@@ -106,6 +106,9 @@ func (s *stream) round(w *route.Events, first bool) bool {
 		if e.Turn, err = s.turn(ctx, v); err != nil {
 			return false
 		}
+		if c := v.state.Compaction; c != nil && c.SentMS > 0 {
+			e.CompactionID = c.ID
+		}
 		if v.state.Session != nil {
 			e.OpenSession = session(v.state.Session, "")
 		}

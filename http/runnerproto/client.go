@@ -223,6 +223,11 @@ func (c *Client) Transcript(ctx context.Context, s SDKSession) error {
 	return c.do(ctx, "PATCH", "/self/sdk-session", s, nil)
 }
 
+// Compacted reports an attempt to condense a session.
+func (c *Client) Compacted(ctx context.Context, session string, r Compaction) error {
+	return c.do(ctx, "POST", "/self/sessions/"+session+"/compactions", r, nil)
+}
+
 // Progress reports progress of a turn.
 func (c *Client) Progress(ctx context.Context, turn string, entries []ProgressEntry) error {
 	return c.do(ctx, "POST", "/self/turns/"+turn+"/progress", map[string]any{"events": entries}, nil)

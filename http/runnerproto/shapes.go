@@ -241,6 +241,25 @@ type Event struct {
 	Prompt       string   `json:"prompt,omitempty"`
 	Changed      []string `json:"changed,omitempty"`
 	Restart      *bool    `json:"restart_required,omitempty"`
+	// Of session.compact; sync names the one that runs.
+	SessionID     string `json:"session_id,omitempty"`
+	CompactionID  string `json:"compaction_id,omitempty"`
+	SDKSessionID  string `json:"sdk_session_id,omitempty"` // the transcript that is to be condensed
+	Model         string `json:"model,omitempty"`
+	Summarize     string `json:"summarize_template,omitempty"`
+	Continuation  string `json:"continuation_template,omitempty"`
+	ContextTokens int64  `json:"context_tokens,omitempty"`
+}
+
+// Compaction is the report of one attempt to condense a session.
+type Compaction struct {
+	CompactionID string `json:"compaction_id"`
+	Status       string `json:"status"` // completed, failed
+	Before       int64  `json:"input_tokens_before,omitempty"`
+	After        int64  `json:"input_tokens_after"`
+	Model        string `json:"model,omitempty"`
+	SDKSessionID string `json:"sdk_session_id,omitempty"`
+	Error        string `json:"error,omitempty"`
 }
 
 // Error is the body of every refusal.

@@ -131,7 +131,7 @@ func (o *operations) collect(c *agent.Commit) {
 	}
 }
 
-var confirmKinds = map[int64]string{agent.ConfirmStart: "turn.start", agent.ConfirmTurn: "turn.start turn.cancel reminder", agent.ConfirmReminder: "reminder"}
+var confirmKinds = map[int64]string{agent.ConfirmStart: "turn.start", agent.ConfirmTurn: "turn.start turn.cancel reminder", agent.ConfirmReminder: "reminder", agent.ConfirmCompact: "session.compact"}
 
 func committed(c *agent.Commit, r values) (agent.Committed, error) {
 	switch r.str(0) {

@@ -9,7 +9,7 @@ import (
 // Keys of one agent, all under the hash tag of its id. Writers: A accept, C commit, L ledger, B beat, N create, P claim.
 //
 //	a:{id}:h        hash    head: member addr pid epoch (P) · v spec state card status reason deleted (C,N) · account created (N)
-//	                        balance used odt odu (L,C) · mseq eseq cseq mcount last intr (A,C) · turn lturn tend session (C)
+//	                        balance used odt odu (L,C) · mseq eseq cseq mcount last intr (A,C) · turn lturn tend session comp (C)
 //	                        inc repoch ratt rlease rbeat rsub rexec rinfo (C,B)
 //	a:{id}:m        hash    message id → seq:created:body            A C
 //	a:{id}:k        hash    message id → mark; none: pending         C

@@ -97,7 +97,9 @@ func (s *Store) Purge(ctx context.Context, id agent.ID) error {
 		return storeErr(err)
 	}
 	for _, group := range sessions {
-		keys = append(keys, k.index(agent.RecordTurn, group))
+		for _, kind := range agent.SessionRecords {
+			keys = append(keys, k.index(kind, group))
+		}
 	}
 	triggers, err := s.rdb.ZRange(ctx, k.index(agent.RecordTrigger, ""), 0, -1).Result()
 	if err != nil {

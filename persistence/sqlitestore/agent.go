@@ -275,7 +275,7 @@ func (t *tx) check(c *agent.Commit, h *head, out *agent.Committed) error {
 }
 
 // headFields are the columns of agent that commits name, in the order in which they are written.
-var headFields = []string{agent.HeadStatus, agent.HeadReason, agent.HeadCard, agent.HeadTurn, agent.HeadLastTurn, agent.HeadTurnEnd, agent.HeadSession,
+var headFields = []string{agent.HeadStatus, agent.HeadReason, agent.HeadCard, agent.HeadTurn, agent.HeadLastTurn, agent.HeadTurnEnd, agent.HeadSession, agent.HeadCompaction,
 	agent.HeadIncarnation, agent.HeadLease, agent.HeadRunner, agent.HeadExecution, agent.HeadDeleted}
 
 func headValue(f, v string) any {
@@ -331,6 +331,8 @@ func (t *tx) commands(c *agent.Commit, h *head) {
 			t.exec(`DELETE FROM command WHERE agent=? AND kind IN ('turn.start','turn.cancel','reminder')`, id)
 		case agent.ConfirmReminder:
 			t.exec(`DELETE FROM command WHERE agent=? AND kind='reminder'`, id)
+		case agent.ConfirmCompact:
+			t.exec(`DELETE FROM command WHERE agent=? AND kind='session.compact'`, id)
 		}
 	}
 	for _, x := range c.Commands {

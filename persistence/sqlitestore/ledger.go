@@ -55,8 +55,8 @@ func (t *tx) reserve(r *agent.Reservation, out *agent.Granted) error {
 	*out = agent.Granted{}
 	id := string(r.Agent)
 	var inc, repoch, tend, odu int64
-	var turn, lturn, session, deleted, odt string
-	found := t.row(`SELECT inc, repoch, turn, lturn, tend, session, deleted, odt, odu FROM agent WHERE id=?`, args(id), &inc, &repoch, &turn, &lturn, &tend, &session, &deleted, &odt, &odu)
+	var turn, lturn, session, comp, deleted, odt string
+	found := t.row(`SELECT inc, repoch, turn, lturn, tend, session, comp, deleted, odt, odu FROM agent WHERE id=?`, args(id), &inc, &repoch, &turn, &lturn, &tend, &session, &comp, &deleted, &odt, &odu)
 	switch {
 	case !found || deleted != "" || inc != r.Incarnation:
 		return agent.Refused("key")
@@ -66,7 +66,7 @@ func (t *tx) reserve(r *agent.Reservation, out *agent.Granted) error {
 	if turn == "" && now() <= tend+agent.AfterTurn.Milliseconds() {
 		turn = lturn
 	}
-	if turn == "" {
+	if turn == "" && comp == "" {
 		return agent.Refused("idle")
 	}
 	if r.Turn != "" && string(r.Turn) != turn {

@@ -3,13 +3,13 @@
 -- KEYS 1 head 2 reservations 3 usage 4 events
 -- ARGV 1 call 2 incarnation 3 runner epoch ("0" not given) 4 turn ("" not given) 5 want 6 floor 7 overdraft 8 ttl ms 9 after turn ms
 -- Returns {ok, tokens, turn, session, balance} or {key} {runner} {turn} {idle} {busy} {empty}
-local h = redis.call('HMGET', KEYS[1], 'inc', 'repoch', 'turn', 'lturn', 'tend', 'session', 'balance', 'deleted', 'odt', 'odu')
+local h = redis.call('HMGET', KEYS[1], 'inc', 'repoch', 'turn', 'lturn', 'tend', 'session', 'balance', 'deleted', 'odt', 'odu', 'comp')
 if h[8] or (h[1] or '0') ~= ARGV[2] then return {'key'} end
 if ARGV[3] ~= '0' and (h[2] or '0') ~= ARGV[3] then return {'runner'} end
 local now = clock()
 local turn = h[3] or ''
 if turn == '' and h[4] and now <= tonumber(h[5] or '0') + tonumber(ARGV[9]) then turn = h[4] end
-if turn == '' then return {'idle'} end
+if turn == '' and not h[11] then return {'idle'} end
 if ARGV[4] ~= '' and ARGV[4] ~= turn then return {'turn'} end
 local open = 0
 local all = redis.call('HGETALL', KEYS[2])

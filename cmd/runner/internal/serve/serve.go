@@ -73,9 +73,10 @@ type runner struct {
 }
 
 type work struct {
-	turn   *runnerproto.Turn
-	cancel context.CancelCauseFunc
-	ended  chan struct{}
+	turn       *runnerproto.Turn // empty while a session is condensed between turns
+	condensing string            // the compaction, then
+	cancel     context.CancelCauseFunc
+	ended      chan struct{}
 }
 
 // Run is the whole life of the process. It returns nil after an orderly end.
@@ -304,11 +305,15 @@ func (r *runner) handle(ctx context.Context, e runnerproto.Event, stop context.C
 	r.mu.Unlock()
 	switch e.Event {
 	case "sync":
-		r.reconcile(ctx, e.Turn)
+		if e.Turn != nil || e.CompactionID == "" || !r.condenses(e.CompactionID) {
+			r.reconcile(ctx, e.Turn)
+		}
 	case "turn.start":
 		r.reconcile(ctx, e.Turn)
 	case "turn.cancel":
 		r.cancel(e.TurnID)
+	case "session.compact":
+		r.compact(ctx, e)
 	case "reminder":
 		if r.working() == e.TurnID {
 			r.turns.Remind(e.Prompt)
@@ -316,6 +321,44 @@ func (r *runner) handle(ctx context.Context, e runnerproto.Event, stop context.C
 	case "shutdown":
 		stop(errShutdown)
 	}
+}
+
+// compact hands a compaction to the running turn, which does it between two model calls, or does it at once when none runs.
+func (r *runner) compact(ctx context.Context, e runnerproto.Event) {
+	r.turns.RequestCompaction(turn.Condense{Session: e.SessionID, ID: e.CompactionID, Model: e.Model, Summarize: e.Summarize, Continuation: e.Continuation, Before: e.ContextTokens})
+	r.mu.Lock()
+	busy := r.current != nil
+	var w *work
+	var tctx context.Context
+	if !busy {
+		var cancel context.CancelCauseFunc
+		tctx, cancel = context.WithCancelCause(ctx)
+		w = &work{turn: &runnerproto.Turn{}, condensing: e.CompactionID, cancel: cancel, ended: make(chan struct{})} // it has the transcript to itself
+		r.current = w
+	}
+	r.mu.Unlock()
+	if busy {
+		return
+	}
+	r.wg.Add(1)
+	go func() {
+		defer r.wg.Done()
+		defer close(w.ended)
+		defer w.cancel(nil)
+		r.turns.CompactIdle(tctx, e.SDKSessionID)
+		r.mu.Lock()
+		if r.current == w {
+			r.current = nil
+		}
+		r.mu.Unlock()
+	}()
+}
+
+// condenses says whether a compaction is in hand between turns.
+func (r *runner) condenses(id string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.current != nil && r.current.condensing == id
 }
 
 // reconcile brings what runs here in line with what should run (RUN-5).

@@ -22,6 +22,7 @@ import (
 	"github.com/anthropics/anthropic-sdk-go/option"
 	"github.com/anthropics/anthropic-sdk-go/packages/param"
 
+	"troupe/actors/agent"
 	"troupe/cmd/runner/internal/tool"
 	"troupe/cmd/runner/internal/transcript"
 	"troupe/http/runnerproto"
@@ -50,10 +51,12 @@ type Runner struct {
 	Log    *slog.Logger
 	NewID  func() string
 
-	mu      sync.Mutex
-	open    *transcript.Transcript // of a persistent session, kept between turns
-	session string
-	remind  string
+	mu         sync.Mutex
+	open       *transcript.Transcript // of a persistent session, kept between turns
+	session    string
+	remind     string
+	condense   *Condense // a compaction that waits for a safe point
+	condensing string    // id of the one that is in hand, or was done last
 }
 
 // Remind leaves a reminder for the next safe point; a newer one replaces it (REM-4).
@@ -110,6 +113,9 @@ func (r *Runner) Run(ctx context.Context, t *runnerproto.Turn, self *runnerproto
 	p.add(runnerproto.ProgressEntry{Kind: "accepted"})
 	p.flush(ctx)
 	end := r.loop(ctx, t, self, tr, p)
+	if r.open != nil {
+		tr = r.open // condensed meanwhile
+	}
 	if end == nil { // this process stops, or the turn went elsewhere: it stays open, and is repaired when it is opened again
 		r.close()
 		return
@@ -198,10 +204,14 @@ func (r *Runner) report(ctx context.Context, t *runnerproto.Turn, end runnerprot
 	}
 }
 
+// client makes model calls for a turn, or, with nil, between turns.
 func (r *Runner) client(t *runnerproto.Turn) anthropic.Client {
 	opts := []option.RequestOption{
 		option.WithBaseURL(r.Base), option.WithAPIKey(r.Key), option.WithMaxRetries(sdkRetries), option.WithHTTPClient(&http.Client{Transport: r.Nodes}),
-		option.WithHeader(runnerproto.HeaderEpoch, strconv.FormatInt(r.Client.Epoch(), 10)), option.WithHeader(runnerproto.HeaderTurn, t.TurnID),
+		option.WithHeader(runnerproto.HeaderEpoch, strconv.FormatInt(r.Client.Epoch(), 10)),
+	}
+	if t != nil {
+		opts = append(opts, option.WithHeader(runnerproto.HeaderTurn, t.TurnID))
 	}
 	for k, v := range r.Header {
 		opts = append(opts, option.WithHeader(k, v))
@@ -215,12 +225,19 @@ func (r *Runner) loop(ctx context.Context, t *runnerproto.Turn, self *runnerprot
 	tools := tool.All()
 	var used int64
 	for range maxSteps {
+		if c := r.takeCompaction(); c != nil && c.Session == t.Session.ID {
+			if fresh := r.compact(ctx, c, tr, t); fresh != tr {
+				_ = tr.Close()
+				tr, r.open = fresh, fresh
+			}
+		}
 		if text := r.takeReminder(); text != "" {
 			if err := tr.Append(t.TurnID, userText(text)); err != nil {
 				return &transcript.End{Outcome: "failed", Reason: "internal", Error: err.Error()}
 			}
 		}
-		msg, err := r.patient(ctx, func() (*anthropic.Message, error) { return r.ask(ctx, &client, self, tr, tools, p) })
+		open := tr
+		msg, err := r.patient(ctx, func() (*anthropic.Message, error) { return r.ask(ctx, &client, self, open, tools, p) })
 		if err != nil {
 			if ctx.Err() != nil {
 				return r.interrupted(ctx)
@@ -228,7 +245,6 @@ func (r *Runner) loop(ctx context.Context, t *runnerproto.Turn, self *runnerprot
 			return modelFailure(err)
 		}
 		used = msg.Usage.InputTokens + msg.Usage.CacheReadInputTokens + msg.Usage.CacheCreationInputTokens
-		p.add(runnerproto.ProgressEntry{Kind: "context", ContextTokens: used})
 		content, err := json.Marshal(msg.ToParam().Content)
 		if err == nil && len(msg.Content) > 0 {
 			err = tr.Append(t.TurnID, transcript.Message{Role: "assistant", Content: content})
@@ -239,6 +255,10 @@ func (r *Runner) loop(ctx context.Context, t *runnerproto.Turn, self *runnerprot
 		calls := toolCalls(msg)
 		if len(calls) == 0 {
 			return &transcript.End{Outcome: "completed", Reply: textOf(msg), Context: used}
+		}
+		p.add(runnerproto.ProgressEntry{Kind: "context", ContextTokens: used}) // of a last call, the end tells it
+		if used >= agent.MinThreshold {
+			p.flush(ctx) // a compaction may be due before the next call
 		}
 		results, question, ok := r.runTools(ctx, t, calls, tools, p)
 		if !ok {
@@ -321,6 +341,17 @@ func (r *Runner) ask(ctx context.Context, client *anthropic.Client, self *runner
 		tp := param.Override[anthropic.ToolParam](json.RawMessage(raw))
 		params.Tools = append(params.Tools, anthropic.ToolUnionParam{OfTool: &tp})
 	}
+	msg, err := r.stream(ctx, client, params)
+	if err == nil {
+		if text := textOf(msg); text != "" {
+			p.add(runnerproto.ProgressEntry{Kind: "text", Text: runes(text, previewRunes)})
+		}
+	}
+	return msg, err
+}
+
+// stream makes one streamed model call and returns its whole answer.
+func (r *Runner) stream(ctx context.Context, client *anthropic.Client, params anthropic.MessageNewParams) (*anthropic.Message, error) {
 	stream := client.Messages.NewStreaming(ctx, params)
 	defer stream.Close()
 	msg := &anthropic.Message{}
@@ -334,9 +365,6 @@ func (r *Runner) ask(ctx context.Context, client *anthropic.Client, self *runner
 	}
 	if msg.StopReason == "" {
 		return nil, errors.New("the model's answer was cut")
-	}
-	if text := textOf(msg); text != "" {
-		p.add(runnerproto.ProgressEntry{Kind: "text", Text: runes(text, previewRunes)})
 	}
 	return msg, nil
 }
