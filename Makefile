@@ -42,8 +42,8 @@ demo: build ## the main job end to end on the embedded store, with a kill -9 in 
 bench: deps build ## throughput, latency and cost, as ratios to references of the same run
 	$(GO) run ./cmd/bench -bin bin
 
-chaos: deps build ## break a cluster of three nodes on purpose: DURATION=1m SEED= ONLY='node kill -9'
-	$(GO) run ./cmd/chaos -bin bin -duration $(or $(DURATION),1m) $(if $(SEED),-seed $(SEED)) $(if $(ONLY),-only '$(ONLY)')
+chaos: deps build ## break a cluster of three nodes on purpose: DURATION=1m STORE=single|sentinel|cluster SEED= ONLY='node kill -9'
+	$(GO) run ./cmd/chaos -bin bin -duration $(or $(DURATION),1m) -store $(or $(STORE),single) $(if $(SEED),-seed $(SEED)) $(if $(ONLY),-only '$(ONLY)')
 
 fuzz: ## fuzz parsers, merges and templates for a minute each
 	@for f in $$(grep -rhoE '^func Fuzz[A-Za-z0-9_]+' actors http | awk '{print $$2}'); do \

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -37,6 +38,7 @@ type command struct {
 		Batch   []struct{ ID, Content string } `json:"messages"`
 	}
 	TurnID      string          `json:"turn_id"`
+	Prompt      string          `json:"prompt"`
 	Reason      string          `json:"reason"`
 	OpenSession json.RawMessage `json:"open_session"`
 }
@@ -401,5 +403,31 @@ func TestQUE_4_InterruptsThatCancelNothing(t *testing.T) {
 	}
 	if m := allMessages(w, r.id)[0]; m["outcome"] != "cancelled" || m["failure_reason"] != "interrupted" {
 		t.Errorf("TURN-10: %v", m)
+	}
+}
+
+func TestREM_4_TheRunnerIsReminded(t *testing.T) {
+	w, r := byHand(t, map[string]any{"configuration": map[string]any{"unread_reminder_interval_ms": 10000, "hook_messages": map[string]any{"unread_message_reminder": "{{message_count}} wait."}}})
+	f := w.follow(t, r.id, "?types=reminder.sent", "")
+	s := r.subscribe("")
+	w.say(r.id, "one")
+	turn := s.next("turn.start").Turn
+	r.accept(turn.ID)
+	w.say(r.id, "two")
+	said := time.Now()
+	w.until("the timer is shown", func() bool {
+		timers, _ := w.call("GET", "/v1/agent/"+r.id+"/runtime", nil).get("timers").([]any)
+		return slices.ContainsFunc(timers, func(x any) bool { return x.(map[string]any)["kind"] == "reminder" })
+	})
+	c := s.next("reminder")
+	if took := time.Since(said); c.TurnID != turn.ID || c.Prompt != "1 wait." || took < 9*time.Second || took > 13*time.Second {
+		t.Errorf("REM-3: %+v after %s", c, took)
+	}
+	if got := f.until("reminder.sent"); got[0].Data["message_count"] != 1.0 {
+		t.Errorf("%+v", got)
+	}
+	r.end(turn.ID, "completed", "done")
+	if next := s.next(""); next.Event != "turn.start" || len(next.Turn.Batch) != 1 {
+		t.Errorf("REM-1: %+v", next)
 	}
 }
