@@ -130,7 +130,9 @@ func TestCOMP_6_NoLoop(t *testing.T) {
 		t.Fatalf("%d compactions in one turn", n)
 	}
 	id := b.m.S.LastCompaction
-	if err := b.step(func(m *Machine) error { return m.Compacted(m.S.Session.ID, CompactReport{ID: id, Done: true, SDK: "sdk-2"}) }); err != nil {
+	if err := b.step(func(m *Machine) error {
+		return m.Compacted(m.S.Session.ID, CompactReport{ID: id, Done: true, SDK: "sdk-2"})
+	}); err != nil {
 		t.Errorf("a repeat of the report: %v", err)
 	}
 }

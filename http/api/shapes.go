@@ -485,7 +485,7 @@ type Turn struct {
 // SessionDetail is a session with its newest turns.
 type SessionDetail struct {
 	Session
-	TurnList       []Turn            `json:"turns"`
+	TurnList       []Turn       `json:"turns"`
 	CompactionList []Compacting `json:"compactions"`
 }
 

@@ -38,7 +38,6 @@ type World struct {
 	ids    int
 	outage int64 // ms that nobody could act
 	acked  map[agent.MessageID]bool
-	log    []string
 }
 
 // New returns a world of three nodes.
