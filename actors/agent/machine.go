@@ -274,6 +274,9 @@ func (m *Machine) Due() int64 {
 	if s.Pod.Want && s.Pod.Phase == PodAbsent {
 		due = append(due, max(s.Pod.RetryMS, m.Now+100))
 	}
+	if s.Pod.Phase == PodStarting && s.Pod.Waiting {
+		due = append(due, m.Now+WaitingLook.Milliseconds())
+	}
 	if s.Pod.Phase == PodStarting && !s.Pod.Waiting {
 		due = append(due, s.Pod.StartedMS+m.Set.StartTimeout.Milliseconds())
 	}

@@ -36,6 +36,7 @@ type wishKey struct {
 	incarnation int64
 	deleting    bool
 	busy        bool
+	again       int64 // grows while the pod waits for room
 }
 
 // fileWish is a file change to be applied by the runner.
@@ -213,7 +214,11 @@ func (g *Grain) tellPod(c actor.Context, m *agent.Machine) {
 			w.idle = time.UnixMilli(m.S.ActiveMS)
 		}
 	}
-	if k := (wishKey{w.phase, w.spec.Incarnation, w.deleting, w.idle.IsZero()}); k != g.wished { // told once; Observe asks again
+	k := wishKey{w.phase, w.spec.Incarnation, w.deleting, w.idle.IsZero(), 0}
+	if p.Phase == agent.PodStarting && p.Waiting {
+		k.again = m.Now / agent.WaitingLook.Milliseconds()
+	}
+	if k != g.wished { // told once; Observe asks again
 		g.wished = k
 		c.Send(g.pod, w)
 	}

@@ -27,10 +27,26 @@ func defaultLimit() int {
 	return 16
 }
 
+// waiter is an agent that waits for room. It asks again from time to time; one that has stopped asking (its activation lives on
+// another node now) must not keep its turn from those behind it.
+type waiter struct {
+	id   agent.ID
+	seen time.Time
+}
+
+// forgotten is how long a waiting agent is kept without asking again: three of its looks.
+const forgotten = 3 * agent.WaitingLook
+
+// place returns where an agent waits, -1 for nowhere, and lets those go that have stopped asking. The lock is held.
+func (r *Runtime) place(id agent.ID) int {
+	r.queue = slices.DeleteFunc(r.queue, func(w waiter) bool { return w.id != id && r.now().Sub(w.seen) > forgotten })
+	return slices.IndexFunc(r.queue, func(w waiter) bool { return w.id == id })
+}
+
 // admit takes a slot for a start, or puts the agent in the queue and asks for the place of the longest-idle warm runner.
 func (r *Runtime) admit(id agent.ID) bool {
 	r.mu.Lock()
-	at := slices.Index(r.queue, id)
+	at := r.place(id)
 	free := r.o.Limit - len(r.live) - r.launching
 	if at < 0 && len(r.queue) < free || at >= 0 && at < free {
 		if at >= 0 {
@@ -41,7 +57,9 @@ func (r *Runtime) admit(id agent.ID) bool {
 		return true
 	}
 	if at < 0 {
-		r.queue = append(r.queue, id)
+		r.queue = append(r.queue, waiter{id, r.now()})
+	} else {
+		r.queue[at].seen = r.now()
 	}
 	r.mu.Unlock()
 	r.room()
@@ -52,7 +70,7 @@ func (r *Runtime) admit(id agent.ID) bool {
 func (r *Runtime) leave(id agent.ID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if at := slices.Index(r.queue, id); at >= 0 {
+	if at := r.place(id); at >= 0 {
 		r.queue = slices.Delete(r.queue, at, at+1)
 	}
 }
@@ -64,12 +82,16 @@ const askAgain = 3 * time.Second
 // it up. What this node knows of idleness is a moment old, so the agent decides: it may have been given a turn.
 func (r *Runtime) room() {
 	r.mu.Lock()
+	r.place("")
 	if len(r.queue) == 0 {
 		r.mu.Unlock()
 		return
 	}
 	free := r.o.Limit - len(r.live) - r.launching
-	hints := slices.Clone(r.queue[:min(max(free, 0), len(r.queue))])
+	var hints []agent.ID
+	for _, w := range r.queue[:min(max(free, 0), len(r.queue))] {
+		hints = append(hints, w.id)
+	}
 	var victim *proc
 	var whose agent.ID
 	if free <= 0 {

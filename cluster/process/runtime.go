@@ -26,16 +26,18 @@ type Options struct {
 	OnChange func(agent.ID) // a hint that something about the agent's process has changed; must not block
 	OnRoom   func(agent.ID) // a hint that another agent needs the place of this idle one; must not block
 	Log      *slog.Logger
-	Env      []string // additional environment of every runner
+	Env      []string         // additional environment of every runner
+	Now      func() time.Time // nil: time.Now
 }
 
 // Runtime implements agent.Runtime on local processes.
 type Runtime struct {
 	o     Options
+	now   func() time.Time
 	box   sandbox
 	mu    sync.Mutex
 	live  map[agent.ID]*proc
-	queue []agent.ID // starts that wait for room, in order
+	queue []waiter // starts that wait for room, in order
 	// launching counts starts that were admitted and are not in live yet.
 	launching int
 	stop      chan struct{}
@@ -81,7 +83,10 @@ func New(o Options) (*Runtime, error) {
 	if o.OnRoom == nil {
 		o.OnRoom = func(agent.ID) {}
 	}
-	r := &Runtime{o: o, live: map[agent.ID]*proc{}, stop: make(chan struct{})}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	r := &Runtime{o: o, now: o.Now, live: map[agent.ID]*proc{}, stop: make(chan struct{})}
 	var err error
 	if r.box, err = detect(o.Sandbox); err != nil {
 		return nil, err
@@ -343,11 +348,9 @@ func (r *Runtime) Observe(_ context.Context, id agent.ID) (agent.Observation, er
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, w := range r.queue {
-		if w == id {
-			o.Phase = agent.PhaseWaiting
-			return o, nil
-		}
+	if r.place(id) >= 0 {
+		o.Phase = agent.PhaseWaiting
+		return o, nil
 	}
 	if b, err := os.ReadFile(r.recordPath(id)); err == nil {
 		var rec record
@@ -361,10 +364,14 @@ func (r *Runtime) Observe(_ context.Context, id agent.ID) (agent.Observation, er
 // Idle implements agent.Runtime.
 func (r *Runtime) Idle(id agent.ID, since time.Time) {
 	r.mu.Lock()
-	if p := r.live[id]; p != nil {
+	p := r.live[id]
+	if p != nil {
 		p.idle = since
 	}
 	r.mu.Unlock()
+	if p == nil { // its runner is elsewhere; here it waits for nothing
+		r.leave(id)
+	}
 	r.room()
 }
 

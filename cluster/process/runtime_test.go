@@ -191,3 +191,41 @@ func TestTheLongestIdleRunnerGivesItsPlaceAway(t *testing.T) {
 		}
 	}
 }
+
+// An agent that waited here and was taken over by another node must not keep those behind it waiting, and a runner that lives
+// elsewhere must not be hinted for ever.
+func TestOneThatStoppedAskingLosesItsTurn(t *testing.T) {
+	ctx, dir := context.Background(), t.TempDir()
+	r := open(t, dir, 1, newHints())
+	now := time.Now()
+	r.now = func() time.Time { return now }
+	specs := []agent.PodSpec{podSpec(), podSpec(), podSpec(), podSpec()}
+	for _, s := range specs {
+		if err := r.Start(ctx, s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.Idle(specs[1].Agent, now) // it is up, but not here: it leaves the queue
+	for range 4 {
+		now = now.Add(agent.WaitingLook)
+		if err := r.Start(ctx, specs[3]); err != nil { // this one goes on asking, 2 does not
+			t.Fatal(err)
+		}
+	}
+	if err := r.Stop(ctx, specs[0].Agent, 1, 5*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Start(ctx, specs[3]); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []agent.PodPhase{agent.PhaseGone, agent.PhaseNone, agent.PhaseNone, agent.PhaseUp} {
+		if o, err := r.Observe(ctx, specs[i].Agent); err != nil || o.Phase != want {
+			t.Errorf("agent %d is %s, not %s (%v)", i, o.Phase, want, err)
+		}
+	}
+	for _, s := range specs {
+		if err := r.Delete(ctx, s.Agent); err != nil {
+			t.Error(err)
+		}
+	}
+}

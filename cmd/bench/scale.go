@@ -38,7 +38,7 @@ func (b *bench) scale() error {
 	if err != nil {
 		return err
 	}
-	n, err := b.node(url, "TROUPE_PROCESS_LIMIT=1", "TROUPE_SANDBOX=off", "TROUPE_START_TIMEOUT=1h", "TROUPE_RUNNER="+idle, "TROUPE_MASTER_KEY="+masterKey, "TROUPE_PASSIVATE_AFTER=20s")
+	n, err := b.node(url, "TROUPE_PROCESS_LIMIT="+strconv.Itoa(*fleet/100+1), "TROUPE_SANDBOX=off", "TROUPE_START_TIMEOUT=1h", "TROUPE_RUNNER="+idle, "TROUPE_MASTER_KEY="+masterKey, "TROUPE_PASSIVATE_AFTER=20s")
 	if err != nil {
 		return err
 	}
@@ -188,7 +188,13 @@ func work(ctx context.Context, base, id, key string, transport http.RoundTripper
 			}
 			done = map[string]bool{e.Turn.TurnID: true}
 			_ = c.Progress(ctx, e.Turn.TurnID, []runnerproto.ProgressEntry{{Seq: 1, Kind: "accepted"}})
-			_, _ = c.End(ctx, e.Turn.TurnID, runnerproto.EndRequest{Outcome: "completed", Replies: []runnerproto.Reply{{Content: "ok"}}})
+			for ctx.Err() == nil { // as the real one: an end is repeated until it is stored
+				_, err := c.End(ctx, e.Turn.TurnID, runnerproto.EndRequest{Outcome: "completed", Replies: []runnerproto.Reply{{Content: "ok"}}})
+				if err == nil {
+					return
+				}
+				time.Sleep(100 * time.Millisecond)
+			}
 		})
 	}
 }
