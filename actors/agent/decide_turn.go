@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"encoding/json"
 	"slices"
 
 	"troupe/actors/fault"
@@ -19,17 +20,27 @@ func (m *Machine) RunnerReady() bool {
 
 // StartTurn takes the leading pending messages into a new turn (TURN-2, QUE-2).
 func (m *Machine) StartTurn(pending []Message) bool {
-	if !m.CanStart() || !m.RunnerReady() || len(pending) == 0 {
+	if !m.CanStart() || !m.RunnerReady() {
 		return false
 	}
-	batch := TakeBatch(pending)
+	if len(m.C.Take) > 0 { // a task that was cancelled in this step
+		pending = slices.DeleteFunc(slices.Clone(pending), func(x Message) bool { return slices.Contains(m.C.Take, x.ID) })
+	}
+	batch := TakeTurn(pending)
+	if len(batch) == 0 {
+		return false
+	}
+	task, timeout := batch[0].TaskID(), m.Spec.Config.TimeoutSeconds
+	if task != "" && batch[0].Task.TimeoutS > 0 {
+		timeout = batch[0].Task.TimeoutS
+	}
 	trig := Trigger{Type: triggerType(batch[0].Source), UUID: batch[0].SourceUUID, Message: batch[0].ID}
-	sess, start, interrupted := m.chooseSession(trig)
+	sess, start, interrupted := m.chooseSession(trig, task)
 	m.S.TurnCount++
 	sess.Turns++
 	t := &Turn{
 		ID: TurnID(m.NewID()), Number: sess.Turns, Session: sess.ID, Trigger: trig, Attempt: 1, Hook: HookReceived, Start: start,
-		StartedMS: m.Now, SentMS: m.Now, DeadlineMS: m.Now + m.Spec.Config.TimeoutSeconds*1000,
+		StartedMS: m.Now, SentMS: m.Now, DeadlineMS: m.Now + timeout*1000, Task: task,
 		Incarnation: m.S.Pod.Incarnation, Epoch: m.F.RunnerEpoch,
 	}
 	if interrupted {
@@ -44,6 +55,9 @@ func (m *Machine) StartTurn(pending []Message) bool {
 	m.head(HeadSession, string(sess.ID))
 	m.putSession()
 	m.putTurn(t)
+	if task != "" {
+		m.putTask(Task{ID: task})
+	}
 	m.command("turn.start", map[string]any{"turn_id": t.ID, "attempt": t.Attempt})
 	m.event("turn.started", map[string]any{"turn_id": t.ID, "session_id": t.Session, "attempt": 1, "message_ids": m.batchIDs(), "deadline_at": Stamp(t.DeadlineMS)})
 	return true
@@ -56,10 +70,13 @@ func triggerType(source string) string {
 	return source
 }
 
-// chooseSession continues the open persistent session or opens a new one (§10, SESS-1, SESS-2, SESS-4).
-func (m *Machine) chooseSession(trig Trigger) (sess *Session, start string, interrupted bool) {
+// chooseSession continues the open persistent session, or the one that waits for input to this task, or opens a new one
+// (§10, SESS-1, SESS-2, SESS-4, LEG-6).
+func (m *Machine) chooseSession(trig Trigger, task MessageID) (sess *Session, start string, interrupted bool) {
 	if s := m.S.Session; s != nil {
-		if s.Mode == Persistent && m.Spec.SessionMode == Persistent {
+		mine := s.Task != "" && s.Task == task
+		if mine || s.Mode == Persistent && m.Spec.SessionMode == Persistent {
+			s.Task = ""
 			start = "continue"
 			if s.Incarnation != m.S.Pod.Incarnation || s.Epoch != m.F.RunnerEpoch {
 				start = "resume"
@@ -71,7 +88,11 @@ func (m *Machine) chooseSession(trig Trigger) (sess *Session, start string, inte
 			s.EndReason = ""
 			return s, start, interrupted
 		}
-		m.closeSession("mode_changed")
+		if s.Task != "" {
+			m.closeSession("replaced")
+		} else {
+			m.closeSession("mode_changed")
+		}
 	}
 	sess = &Session{ID: SessionID(m.NewID()), Mode: m.Spec.SessionMode, Trigger: trig, StartedMS: m.Now}
 	m.S.Session = sess
@@ -118,7 +139,7 @@ func (m *Machine) take(batch []Message, late bool) {
 	t := m.S.Turn
 	for _, x := range batch {
 		t.Batch = append(t.Batch, Entry{ID: x.ID, Seq: x.Seq, Channel: x.Channel, Party: x.Counterparty, PartyName: x.PartyName,
-			PartyType: x.PartyType, TakenMS: m.Now, Late: late, CreatedMS: lateAt(late, x.CreatedMS)})
+			PartyType: x.PartyType, Rank: x.Rank(), TakenMS: m.Now, Late: late, CreatedMS: lateAt(late, x.CreatedMS)})
 		t.Hops = max(t.Hops, x.Hops)
 		t.Batch[len(t.Batch)-1].Answered = slices.Contains(t.Early, x.ID)
 		m.C.Take = append(m.C.Take, x.ID)
@@ -197,6 +218,10 @@ func (m *Machine) Progress(id TurnID, entries []ProgressEntry) (seq, deadline in
 				d["is_error"] = e.IsError
 			}
 			m.event(map[string]string{"tool_started": "tool.started", "tool_finished": "tool.finished"}[e.Kind], d)
+		case "step":
+			if t.Step = e.Step; t.Task != "" {
+				m.putTask(Task{ID: t.Task, Step: t.Step})
+			}
 		case "context":
 			if m.S.Session != nil {
 				m.S.Session.Context = e.ContextTokens
@@ -215,6 +240,7 @@ type ProgressEntry struct {
 	IsError       bool   `json:"is_error,omitempty"`
 	Summary       string `json:"summary,omitempty"`
 	ContextTokens int64  `json:"context_tokens,omitempty"`
+	Step          *Step  `json:"step,omitempty"`
 }
 
 // confirm asks the store to drop the commands of a kind; Confirm holds kinds as negative marks resolved by the grain.
@@ -242,13 +268,14 @@ type ReplyDraft struct {
 
 // End is the runner's report that a turn is over.
 type End struct {
-	Turn    TurnID       `json:"turn"`
-	Outcome Outcome      `json:"outcome"`
-	Reason  string       `json:"reason,omitempty"`
-	Error   string       `json:"error,omitempty"`
-	Replies []ReplyDraft `json:"replies,omitempty"`
-	SDK     string       `json:"sdk,omitempty"`
-	Context int64        `json:"context,omitempty"`
+	Turn    TurnID          `json:"turn"`
+	Outcome Outcome         `json:"outcome"`
+	Reason  string          `json:"reason,omitempty"`
+	Error   string          `json:"error,omitempty"`
+	Replies []ReplyDraft    `json:"replies,omitempty"`
+	SDK     string          `json:"sdk,omitempty"`
+	Context int64           `json:"context,omitempty"`
+	Result  json.RawMessage `json:"result,omitempty"` // JSON object
 }
 
 // Ended is the answer to End.
@@ -295,8 +322,9 @@ func (m *Machine) EndTurn(e End, older func(MessageID) (Message, bool)) (Ended, 
 		reason = "cancelled"
 	}
 	if e.Error != "" {
-		m.S.LastError = e.Error
+		m.S.LastError, t.Error = e.Error, e.Error
 	}
+	t.Result = e.Result
 	m.finish(e.Outcome, reason, false)
 	return Ended{Outcome: e.Outcome, Replies: t.Replies}, nil
 }
@@ -384,7 +412,7 @@ func (m *Machine) MarkBatch(id TurnID, read bool, known []Message, asked []Messa
 	for _, want := range asked {
 		i := slices.IndexFunc(known, func(x Message) bool { return x.ID == want })
 		changed := false
-		if i >= 0 && known[i].Role == RoleUser && known[i].Status == Pending && t.Entry(want) == nil {
+		if i >= 0 && known[i].Role == RoleUser && known[i].Status == Pending && known[i].TaskID() == t.Task && t.Entry(want) == nil {
 			m.take(known[i:i+1], true)
 			changed = true
 		}
@@ -439,15 +467,16 @@ func (m *Machine) finish(outcome Outcome, reason string, requeue bool) {
 		e := &t.Batch[i]
 		if requeue && e.ReadMS == 0 && !e.Answered {
 			if m.C.Requeue == nil {
-				m.C.Requeue = map[MessageID]int64{}
+				m.C.Requeue = map[MessageID]Place{}
 			}
-			m.C.Requeue[e.ID] = e.Seq
+			m.C.Requeue[e.ID] = Place{e.Seq, e.Rank}
 			m.C.Marks = append(m.C.Marks, MarkPut{ID: e.ID, Mark: Mark{Status: Pending}, Party: e.Party})
 			m.event("message.pending", map[string]any{"message_id": e.ID.String(), "role": RoleUser, "channel": e.Channel})
 			continue
 		}
 		m.closeEntry(e, outcome, t.Reason)
 	}
+	m.endTask(outcome, t.Reason)
 	m.confirm("turn")
 	if c := m.S.Compaction; c != nil && c.Turn == t.ID {
 		m.endCompaction("failed", "The turn ended")
@@ -492,6 +521,11 @@ func (m *Machine) endSession(outcome Outcome, reason string) {
 		if reason == "interrupted" {
 			s.EndReason = "interrupted" // read by the next turn's hook, not an end
 		}
+		m.putSession()
+		return
+	}
+	if m.goesOn(outcome) {
+		s.Task = m.S.Turn.Task
 		m.putSession()
 		return
 	}

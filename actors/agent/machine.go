@@ -19,6 +19,8 @@ type Machine struct {
 	Set  Settings
 	Now  int64 // ms, the store's time
 	C    Commit
+	// Queued is the head of the queue as read with the figures.
+	Queued []Message
 	// NewID makes ids; it is a field so that tests are deterministic.
 	NewID func() string
 

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"testing"
@@ -32,7 +33,9 @@ func (b *bench) pending() (out []Message) {
 			out = append(out, *m)
 		}
 	}
-	slices.SortFunc(out, func(x, y Message) int { return int(x.Seq - y.Seq) })
+	slices.SortFunc(out, func(x, y Message) int {
+		return cmp.Compare(Place{x.Seq, x.Rank()}.Score(), Place{y.Seq, y.Rank()}.Score())
+	})
 	return out
 }
 
@@ -49,7 +52,7 @@ func (b *bench) step(decide func(m *Machine) error) error {
 	before := b.m.S
 	b.m.C = Commit{}
 	b.m.F.Pending = int64(len(b.pending()))
-	b.m.F.NowMS = b.m.Now
+	b.m.F.NowMS, b.m.Queued = b.m.Now, b.pending()
 	if err := decide(b.m); err != nil {
 		b.m.S = before
 		return err
@@ -177,7 +180,7 @@ func TestLIFE_4_StopReturnsOpenMessages(t *testing.T) {
 		t.Fatalf("pod %s, status %s", b.m.S.Pod.Phase, b.m.S.Status)
 	}
 	last := b.log[len(b.log)-1]
-	if last.Requeue["a"] != 1 {
+	if last.Requeue["a"].Seq != 1 {
 		t.Fatalf("the queue lost its order: %v", last.Requeue)
 	}
 	b.must(b.step(func(m *Machine) error { m.Observed(Observation{Incarnation: 1, Phase: PhaseGone}); return nil }))

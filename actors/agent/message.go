@@ -65,6 +65,7 @@ type Body struct {
 	PartyName    string          `json:"party_name,omitempty"` // its display name
 	PartyType    string          `json:"party_type,omitempty"` // user or agent
 	Hops         int             `json:"hops,omitempty"`
+	Task         *TaskBody       `json:"task,omitempty"` // of tasks and of input to them
 }
 
 // Mark is the part of a message that moves: status, instants and result.

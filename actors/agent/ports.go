@@ -82,10 +82,11 @@ const (
 	RecordIntent     = "intent"
 	RecordTrigger    = "trigger"
 	RecordCompaction = "compaction"
+	RecordTask       = "task"
 )
 
 // RecordKinds lists them.
-var RecordKinds = []string{RecordSession, RecordTurn, RecordFiles, RecordUpdate, RecordIntent, RecordTrigger, RecordCompaction}
+var RecordKinds = []string{RecordSession, RecordTurn, RecordFiles, RecordUpdate, RecordIntent, RecordTrigger, RecordCompaction, RecordTask}
 
 // SessionRecords are the kinds whose groups are sessions.
 var SessionRecords = []string{RecordTurn, RecordCompaction}
@@ -167,7 +168,7 @@ type Commit struct {
 	Head     map[string]string // fields of the head; "" removes
 	Append   []Append
 	Take     []MessageID         // leave the queue
-	Requeue  map[MessageID]int64 // return to the queue at their old sequence (LIFE-4)
+	Requeue  map[MessageID]Place // return to the queue at their old place (LIFE-4)
 	Marks    []MarkPut
 	Records  []Record
 	Commands []Command
@@ -261,7 +262,7 @@ type Accepted struct {
 }
 
 // Inbox accepts messages without a fence. Errors: fault.NotFound, fault.Unavailable (agent_unavailable, store_unavailable),
-// fault.Limited queue_full, fault.Mismatch.
+// fault.Limited queue_full, fault.Mismatch. A task is refused by a paused agent as well (LEG-4).
 type Inbox interface {
 	Accept(ctx context.Context, a *Acceptance) (Accepted, error)
 }
@@ -292,7 +293,7 @@ type Messages interface {
 	Message(ctx context.Context, id ID, msg MessageID) (Message, error)
 	ByID(ctx context.Context, id ID, msgs []MessageID) ([]Message, error) // unknown ids are left out
 	List(ctx context.Context, id ID, p Page) (msgs []Message, more bool, err error)
-	Queue(ctx context.Context, id ID, limit int) ([]Message, error) // pending, oldest first
+	Queue(ctx context.Context, id ID, limit int) ([]Message, error) // pending, in the order of QUE-6
 	Conversations(ctx context.Context, id ID, beforeMS int64, limit int) (rows []ConversationRow, more bool, err error)
 }
 

@@ -1,5 +1,7 @@
 package agent
 
+import "encoding/json"
+
 // State is what the runtime is doing with an agent. It is the snapshot of the activation: small, rewritten with every
 // commit. What the owner configured is in Spec, what scripts count in Figures.
 type State struct {
@@ -71,6 +73,7 @@ type Session struct {
 	Turns       int         `json:"turns"`
 	Compactions int         `json:"compactions"`
 	Restarts    int         `json:"restarts"`
+	Task        MessageID   `json:"task,omitempty"`       // whose input it is kept open for (LEG-6)
 	SDK         string      `json:"sdk,omitempty"`        // id of the runner's transcript
 	Context     int64       `json:"context,omitempty"`    // input tokens of the last model call
 	CompactAt   int64       `json:"compact_at,omitempty"` // not condensed below that many
@@ -87,33 +90,37 @@ type Trigger struct {
 
 // Turn is one run of the session from a prompt to its end. It is both the running turn in State and the turn's record.
 type Turn struct {
-	ID          TurnID      `json:"id"`
-	Number      int         `json:"number"`
-	Session     SessionID   `json:"session"`
-	Trigger     Trigger     `json:"trigger"`
-	Attempt     int         `json:"attempt"`
-	Hook        Hook        `json:"hook"`
-	Start       string      `json:"start"` // how the runner gets the session: new, continue, resume
-	StartedMS   int64       `json:"started_ms"`
-	SentMS      int64       `json:"sent_ms"` // when this attempt was given to a runner; 0: it waits for one
-	DeadlineMS  int64       `json:"deadline_ms"`
-	EndedMS     int64       `json:"ended_ms,omitempty"`
-	Batch       []Entry     `json:"batch"`
-	Seq         int64       `json:"seq"` // highest message sequence of the batch at start
-	Replies     []MessageID `json:"replies,omitempty"`
-	Early       []MessageID `json:"early,omitempty"`    // messages answered while they were still waiting
-	Accepted    bool        `json:"accepted,omitempty"` // this attempt reported "accepted"
-	Resent      bool        `json:"resent,omitempty"`   // turn.start was sent a second time (TURN-3)
-	Progress    int64       `json:"progress,omitempty"` // highest progress number of this attempt
-	Incarnation int64       `json:"incarnation"`
-	Epoch       int64       `json:"epoch"` // runner epoch that works on it
-	Hops        int         `json:"hops,omitempty"`
-	Cancel      *Cancel     `json:"cancel,omitempty"`
-	Compacted   bool        `json:"compacted,omitempty"` // its session was condensed meanwhile: not again before it ends (COMP-6)
-	Outcome     Outcome     `json:"outcome,omitempty"`
-	Reason      string      `json:"reason,omitempty"`
-	RemindedMS  int64       `json:"reminded_ms,omitempty"` // last reminder of this turn
-	Unseen      bool        `json:"unseen,omitempty"`      // the former attempt never reported "accepted" (REC-4)
+	ID          TurnID          `json:"id"`
+	Number      int             `json:"number"`
+	Session     SessionID       `json:"session"`
+	Trigger     Trigger         `json:"trigger"`
+	Attempt     int             `json:"attempt"`
+	Hook        Hook            `json:"hook"`
+	Start       string          `json:"start"` // how the runner gets the session: new, continue, resume
+	StartedMS   int64           `json:"started_ms"`
+	SentMS      int64           `json:"sent_ms"` // when this attempt was given to a runner; 0: it waits for one
+	DeadlineMS  int64           `json:"deadline_ms"`
+	EndedMS     int64           `json:"ended_ms,omitempty"`
+	Batch       []Entry         `json:"batch"`
+	Seq         int64           `json:"seq"` // highest message sequence of the batch at start
+	Replies     []MessageID     `json:"replies,omitempty"`
+	Early       []MessageID     `json:"early,omitempty"`    // messages answered while they were still waiting
+	Accepted    bool            `json:"accepted,omitempty"` // this attempt reported "accepted"
+	Resent      bool            `json:"resent,omitempty"`   // turn.start was sent a second time (TURN-3)
+	Progress    int64           `json:"progress,omitempty"` // highest progress number of this attempt
+	Incarnation int64           `json:"incarnation"`
+	Epoch       int64           `json:"epoch"` // runner epoch that works on it
+	Hops        int             `json:"hops,omitempty"`
+	Task        MessageID       `json:"task,omitempty"` // the task that it works on (QUE-6)
+	Step        *Step           `json:"step,omitempty"` // and how far that has come
+	Result      json.RawMessage `json:"result,omitempty"`
+	Error       string          `json:"error,omitempty"`
+	Cancel      *Cancel         `json:"cancel,omitempty"`
+	Compacted   bool            `json:"compacted,omitempty"` // its session was condensed meanwhile: not again before it ends (COMP-6)
+	Outcome     Outcome         `json:"outcome,omitempty"`
+	Reason      string          `json:"reason,omitempty"`
+	RemindedMS  int64           `json:"reminded_ms,omitempty"` // last reminder of this turn
+	Unseen      bool            `json:"unseen,omitempty"`      // the former attempt never reported "accepted" (REC-4)
 }
 
 // Entry is one message of a turn's batch.
@@ -127,6 +134,7 @@ type Entry struct {
 	TakenMS   int64     `json:"taken_ms"`
 	ReadMS    int64     `json:"read_ms,omitempty"`
 	Answered  bool      `json:"answered,omitempty"`
+	Rank      int       `json:"rank,omitempty"`       // its place in the queue (QUE-6)
 	Late      bool      `json:"late,omitempty"`       // pulled in by the runner, not part of the prompt
 	CreatedMS int64     `json:"created_ms,omitempty"` // when such a message was accepted
 }
@@ -138,6 +146,7 @@ type Cancel struct {
 	Reason  string  `json:"reason"` // failure_reason of the messages
 	DueMS   int64   `json:"due_ms"` // when the control plane ends the turn itself
 	Requeue bool    `json:"requeue,omitempty"`
+	AskedMS int64   `json:"asked_ms,omitempty"` // when somebody cancelled the task (LEG-8)
 }
 
 // cancels maps the reason given to the runner to the outcome of the turn and its messages (LIFE-4, QUE-3, TURN-4, BAL-6).

@@ -72,9 +72,14 @@ func SetVerb(status string) (Verb, bool) {
 	return "", false
 }
 
-// Accepts says whether a message may be stored for an agent in this status; the fault names why not (MSG-1).
-func (s Status) Accepts(reason string) error {
+// Accepts says whether a message may be stored for an agent in this status; the fault names why not (MSG-1). Tasks are not
+// taken by a paused agent either (LEG-4).
+func (s Status) Accepts(reason string, task bool) error {
 	switch s {
+	case Paused:
+		if task {
+			return fault.New(fault.Unavailable, "agent_unavailable", "Agent is paused")
+		}
 	case Stopped:
 		return fault.New(fault.Unavailable, "agent_unavailable", "Agent is stopped")
 	case Errored:

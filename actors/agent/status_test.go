@@ -40,7 +40,7 @@ func TestLIFE_1_TheStatusTable(t *testing.T) {
 
 func TestMSG_1_StatusesThatAccept(t *testing.T) {
 	for status, accepts := range map[Status]bool{Active: true, Paused: true, Stopped: false, Errored: false} {
-		err := status.Accepts("out of disk")
+		err := status.Accepts("out of disk", false)
 		if (err == nil) != accepts {
 			t.Errorf("%s: %v", status, err)
 		}

@@ -25,7 +25,7 @@ func (m *Machine) Accessible() error {
 	if m.S.Deleting {
 		return Gone()
 	}
-	if err := m.S.Status.Accepts(m.S.Reason); err != nil {
+	if err := m.S.Status.Accepts(m.S.Reason, false); err != nil {
 		return err
 	}
 	return nil

@@ -50,6 +50,7 @@ func init() { // a variable initialised in place would refer to itself through G
 		protocol.Exhaust:  with((*Grain).exhaust),
 		protocol.Trigger:  with((*Grain).trigger),
 		protocol.Compact:  with((*Grain).compact),
+		protocol.Task:     with((*Grain).task),
 	}
 }
 

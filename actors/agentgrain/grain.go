@@ -281,7 +281,7 @@ func (g *Grain) machine(ctx context.Context) (*agent.Machine, []agent.Message, e
 	if err := json.Unmarshal(g.state, &m.S); err != nil {
 		return nil, nil, fmt.Errorf("decode state of agent %s: %w", g.id, err)
 	}
-	m.F, m.Now = f, f.NowMS
+	m.F, m.Now, m.Queued = f, f.NowMS, queue
 	return m, queue, nil
 }
 

@@ -41,6 +41,7 @@ const (
 	Trigger  = "trigger"  // TriggerCommand → TriggerResult
 	Read     = "read"     // ReadCommand → MarkResult (mark-read by the user)
 	Compact  = "compact"  // CompactCommand → –
+	Task     = "task"     // TaskCommand → TaskResult
 )
 
 // Guard is what every runner call carries.
@@ -56,6 +57,17 @@ func (g Guard) Runner() *agent.RunnerGuard {
 
 // Bodies and results, by kind.
 type (
+	// TaskCommand cancels a task, or sends input to it under a message id that the caller has made, so that a repeat changes nothing.
+	TaskCommand struct {
+		ID    agent.MessageID `json:"id"`
+		Input string          `json:"input,omitempty"` // "": cancel
+		As    agent.MessageID `json:"as,omitempty"`
+	}
+	// TaskResult is the task's state afterwards.
+	TaskResult struct {
+		Status      string `json:"status"`
+		CancelledMS int64  `json:"cancelled_ms,omitempty"`
+	}
 	// StatusCommand is a verb of the status table.
 	StatusCommand struct {
 		Verb agent.Verb `json:"verb"`

@@ -429,6 +429,43 @@ type LegacyConfiguration struct {
 	Webhooks       map[string]string `json:"webhooks,omitempty"`
 }
 
+// LegacyTaskAccepted is the answer to a task.
+type LegacyTaskAccepted struct {
+	TaskID         string `json:"task_id"`
+	Status         string `json:"status"`
+	CreatedAt      string `json:"created_at"`
+	EstimatedStart string `json:"estimated_start"`
+	PollURL        string `json:"poll_url"`
+	CancelURL      string `json:"cancel_url"`
+}
+
+// LegacyTask is a task as polled.
+type LegacyTask struct {
+	TaskID      string          `json:"task_id"`
+	Status      string          `json:"status"`
+	CreatedAt   string          `json:"created_at"`
+	StartedAt   string          `json:"started_at,omitempty"`
+	CompletedAt string          `json:"completed_at,omitempty"`
+	CancelledAt string          `json:"cancelled_at,omitempty"`
+	Progress    any             `json:"progress,omitempty"`
+	Result      json.RawMessage `json:"result,omitempty"`
+	Error       string          `json:"error,omitempty"`
+}
+
+// LegacyTaskInput is the answer to input for a task.
+type LegacyTaskInput struct {
+	TaskID   string `json:"task_id"`
+	Status   string `json:"status"`
+	Received bool   `json:"message_received"`
+}
+
+// LegacyTaskCancelled is the answer to a cancel.
+type LegacyTaskCancelled struct {
+	TaskID      string `json:"task_id"`
+	Status      string `json:"status"`
+	CancelledAt string `json:"cancelled_at"`
+}
+
 // TokenUsage is a sum of model calls.
 type TokenUsage struct {
 	Input      int64 `json:"input_tokens"`

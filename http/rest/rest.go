@@ -77,7 +77,7 @@ type rest struct{ Config }
 // Routes is the table of this room.
 func Routes(cfg Config) []route.Route {
 	r := &rest{cfg}
-	return slices.Concat(r.agentRoutes(), r.triggerRoutes(), r.accountRoutes(), r.systemRoutes())
+	return slices.Concat(r.agentRoutes(), r.triggerRoutes(), r.taskRoutes(), r.accountRoutes(), r.systemRoutes())
 }
 
 func (r *rest) agentRoutes() []route.Route {
@@ -110,7 +110,6 @@ func (r *rest) agentRoutes() []route.Route {
 		a("GET", "/v1/agent/{id}/messages/{messageId}", "getMessage", route.None, r.message),
 		a("POST", "/v1/agent/{id}/messages/mark-read", "markMessagesRead", route.Required, r.markRead),
 		a("GET", "/v1/agent/{id}/conversations", "listConversations", route.None, r.conversations),
-		a("POST", "/agent/create", "legacyCreateAgent", route.Required, r.legacyCreate),
 	}
 }
 

@@ -444,9 +444,17 @@ func (a *api) progress(c *route.Call) (route.Response, error) {
 					e.Fail("at", "must be an RFC 3339 instant")
 				}
 			}
-			e.String("current_step", field.Text{Max: 500})
-			e.Int("steps_completed", 0, huge, false)
-			e.Int("total_steps", 0, huge, false)
+			var step agent.Step
+			step.Current, _ = e.String("current_step", field.Text{Max: 500})
+			if n, ok := e.Int("steps_completed", 0, huge, false); ok {
+				step.Completed = &n
+			}
+			if n, ok := e.Int("total_steps", 0, huge, false); ok {
+				step.Total = &n
+			}
+			if p.Kind == "step" {
+				p.Step = &step
+			}
 			p.ToolCallID, _ = e.String("tool_call_id", field.Text{Max: 200})
 			p.ToolName, _ = e.String("tool_name", field.Text{Max: 200})
 			p.Summary, _ = e.String("summary", field.Text{Max: 500})
@@ -499,7 +507,8 @@ func readEnd(rd field.Reader, e *agent.End) {
 	e.SDK, _ = rd.String("sdk_session_id", field.Text{Max: 200})
 	e.Context, _ = rd.Int("context_tokens", 0, huge, false)
 	if _, ok := rd.Object("result", false); ok {
-		if v, _ := rd.Raw("result"); len(v.JSON()) > agent.MaxResult {
+		v, _ := rd.Raw("result")
+		if e.Result = v.JSON(); len(e.Result) > agent.MaxResult {
 			rd.Fail("result", fmt.Sprintf("must have at most %d bytes", agent.MaxResult))
 		}
 	}

@@ -168,6 +168,9 @@ type ProgressEntry struct {
 	Summary       string `json:"summary,omitempty"`
 	Text          string `json:"text,omitempty"`
 	ContextTokens int64  `json:"context_tokens,omitempty"`
+	CurrentStep   string `json:"current_step,omitempty"`
+	Completed     *int64 `json:"steps_completed,omitempty"`
+	Total         *int64 `json:"total_steps,omitempty"`
 }
 
 // Reply is one reply at the end of a turn.
@@ -179,12 +182,13 @@ type Reply struct {
 
 // EndRequest ends a turn.
 type EndRequest struct {
-	Outcome       string  `json:"outcome"`
-	Reason        string  `json:"reason,omitempty"`
-	Error         string  `json:"error,omitempty"`
-	Replies       []Reply `json:"replies,omitempty"`
-	SDKSessionID  string  `json:"sdk_session_id,omitempty"`
-	ContextTokens int64   `json:"context_tokens,omitempty"`
+	Outcome       string          `json:"outcome"`
+	Reason        string          `json:"reason,omitempty"`
+	Error         string          `json:"error,omitempty"`
+	Replies       []Reply         `json:"replies,omitempty"`
+	SDKSessionID  string          `json:"sdk_session_id,omitempty"`
+	ContextTokens int64           `json:"context_tokens,omitempty"`
+	Result        json.RawMessage `json:"result,omitempty"`
 }
 
 // EndResult is the decided outcome.

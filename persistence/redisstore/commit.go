@@ -104,8 +104,8 @@ func (o *operations) collect(c *agent.Commit) {
 	for _, id := range c.Take {
 		o.add("-", string(id))
 	}
-	for id, seq := range c.Requeue {
-		o.add("+", string(id), seq)
+	for id, place := range c.Requeue {
+		o.add("+", string(id), place.Score())
 	}
 	for _, m := range c.Marks {
 		o.add("M", string(m.ID), agent.Encode(&m.Mark), m.Party, m.Unread)

@@ -115,9 +115,14 @@ func acceptance(a *agent.Acceptance, latestMS int64) (keys []string, args []any)
 	if a.Body.QueueMode == "interrupt" {
 		interrupt = "1"
 	}
+	task := "0"
+	if a.Body.IsTask() {
+		task = "1"
+	}
 	event := `{"message_id":"` + a.ID.String() + `","role":"user","channel":"` + string(a.Body.Channel) + `"}`
 	return []string{k.head(), k.bodies(), k.order(), k.pending(), k.events(), k.conversations(), k.counters(), k.party(a.Body.Counterparty), idemKey},
-		[]any{string(a.Account), string(a.ID), agent.Encode(&a.Body), a.Body.Counterparty, string(a.Body.Channel), a.Limit, interrupt, hash, ttlIdempotency, latestMS, event, k.topic(), a.Trigger}
+		[]any{string(a.Account), string(a.ID), agent.Encode(&a.Body), a.Body.Counterparty, string(a.Body.Channel), a.Limit, interrupt, hash, ttlIdempotency, latestMS, event, k.topic(), a.Trigger,
+			agent.Place{Rank: a.Body.Rank()}.Score(), task}
 }
 
 func accepted(res any, limit int) (agent.Accepted, error) {
@@ -128,7 +133,7 @@ func accepted(res any, limit int) (agent.Accepted, error) {
 	case "gone":
 		return agent.Accepted{}, agent.Gone()
 	case "status":
-		return agent.Accepted{}, agent.Status(r.str(1)).Accepts(r.str(2))
+		return agent.Accepted{}, agent.Status(r.str(1)).Accepts(r.str(2), true)
 	case "full":
 		return agent.Accepted{}, agent.QueueFull(limit)
 	case "mismatch":

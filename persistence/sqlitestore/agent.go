@@ -90,7 +90,7 @@ func (t *tx) accept(a *agent.Acceptance, out *agent.Accepted) error {
 		t.replay(id, out)
 		return nil
 	}
-	if err := out.Status.Accepts(reason); err != nil {
+	if err := out.Status.Accepts(reason, a.Body.IsTask()); err != nil {
 		if t.replay(id, out) { // what was accepted before stays accepted
 			return nil
 		}
@@ -103,7 +103,7 @@ func (t *tx) accept(a *agent.Acceptance, out *agent.Accepted) error {
 		return agent.QueueFull(a.Limit)
 	}
 	out.Seq, out.CreatedMS = mseq+1, max(now(), last)
-	if t.exec(`INSERT INTO message VALUES (?,?,?,?,?,?,1,?,?) ON CONFLICT DO NOTHING`, id, out.Seq, string(a.ID), out.CreatedMS, a.Body.Counterparty, a.Body.Counterparty == acct, agent.Encode(&a.Body), pendingMark) == 0 {
+	if t.exec(`INSERT INTO message VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING`, id, out.Seq, string(a.ID), out.CreatedMS, a.Body.Counterparty, a.Body.Counterparty == acct, waitsAt(a.Body.Rank()), agent.Encode(&a.Body), pendingMark) == 0 {
 		t.replay(id, out)
 		return nil
 	}
@@ -288,6 +288,17 @@ func headValue(f, v string) any {
 	return v
 }
 
+// waitsAt is the column pending of a message that waits: 1 for the ordinary place, else one that grows with the rank (QUE-6).
+// 0 is not waiting.
+func waitsAt(rank int) int {
+	if rank == 0 {
+		return 1
+	}
+	return rankOffset + rank
+}
+
+const rankOffset = 100
+
 func (t *tx) messages(c *agent.Commit, h *head, out *agent.Committed) {
 	id := string(c.Agent)
 	for _, a := range c.Append {
@@ -298,14 +309,14 @@ func (t *tx) messages(c *agent.Commit, h *head, out *agent.Committed) {
 		out.Appended = append(out.Appended, agent.Appended{Seq: h.mseq, CreatedMS: out.NowMS})
 	}
 	for _, m := range c.Take {
-		h.waiting -= t.exec(`UPDATE message SET pending=0 WHERE agent=? AND id=? AND pending=1`, id, string(m))
+		h.waiting -= t.exec(`UPDATE message SET pending=0 WHERE agent=? AND id=? AND pending>0`, id, string(m))
 	}
-	for m, seq := range c.Requeue {
-		h.waiting += t.exec(`UPDATE message SET pending=1 WHERE agent=? AND id=? AND pending=0`, id, string(m))
-		h.qmin = min(h.qmin, seq)
+	for m, place := range c.Requeue {
+		h.waiting += t.exec(`UPDATE message SET pending=? WHERE agent=? AND id=? AND pending=0`, waitsAt(place.Rank), id, string(m))
+		h.qmin = min(h.qmin, place.Seq)
 	}
 	if len(c.Take) > 0 && h.waiting > 0 {
-		t.row(`SELECT seq FROM message WHERE agent=? AND seq>=? AND pending=1 ORDER BY seq LIMIT 1`, args(id, h.qmin), &h.qmin)
+		t.row(`SELECT seq FROM message WHERE agent=? AND seq>=? AND pending>0 ORDER BY seq LIMIT 1`, args(id, h.qmin), &h.qmin)
 	}
 	for _, m := range c.Marks {
 		t.exec(`UPDATE message SET mark=? WHERE agent=? AND id=?`, agent.Encode(&m.Mark), id, string(m.ID))

@@ -1,6 +1,7 @@
 package sqlitestore
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"slices"
@@ -64,7 +65,19 @@ func (s *Store) ByID(ctx context.Context, id agent.ID, msgs []agent.MessageID) (
 
 // Queue implements agent.Messages.
 func (s *Store) Queue(ctx context.Context, id agent.ID, limit int) ([]agent.Message, error) {
-	return s.query(ctx, `WHERE agent=?1 AND seq>=(SELECT qmin FROM agent WHERE id=?1) AND pending=1 ORDER BY seq LIMIT ?2`, string(id), limit)
+	plain, err := s.query(ctx, `WHERE agent=?1 AND seq>=(SELECT qmin FROM agent WHERE id=?1) AND pending=1 ORDER BY seq LIMIT ?2`, string(id), limit)
+	if err != nil {
+		return nil, err
+	}
+	ranked, err := s.query(ctx, `WHERE agent=? AND pending>1 ORDER BY pending DESC, seq LIMIT ?`, string(id), limit)
+	if err != nil || len(ranked) == 0 {
+		return plain, err
+	}
+	all := append(ranked, plain...)
+	slices.SortFunc(all, func(a, b agent.Message) int {
+		return cmp.Or(cmp.Compare(b.Rank(), a.Rank()), cmp.Compare(a.Seq, b.Seq))
+	})
+	return all[:min(len(all), limit)], nil
 }
 
 // List implements agent.Messages (MSG-10).

@@ -16,6 +16,7 @@ CREATE TABLE IF NOT EXISTS message (
   body BLOB NOT NULL, mark BLOB NOT NULL, PRIMARY KEY (agent, seq)
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX IF NOT EXISTS message_id ON message (agent, id);
+CREATE INDEX IF NOT EXISTS message_ranked ON message (agent, pending, seq) WHERE pending > 1; -- tasks ahead of or behind the others
 CREATE INDEX IF NOT EXISTS message_party ON message (agent, party, seq) WHERE owner = 0;
 CREATE TABLE IF NOT EXISTS conversation (
   agent TEXT NOT NULL, party TEXT NOT NULL, last INTEGER NOT NULL, total INTEGER NOT NULL, unread INTEGER NOT NULL, channel TEXT NOT NULL,

@@ -37,7 +37,7 @@ type Store struct {
 const options = "?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=busy_timeout(5000)&_pragma=wal_autocheckpoint(8192)"
 
 // schemaVersion grows with every change of schema.sql that older code cannot read.
-const schemaVersion = 2
+const schemaVersion = 3
 
 // Open opens or creates the store in dir. It fails at once when another process owns the directory.
 func Open(dir string) (*Store, error) {

@@ -56,6 +56,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		"FENCE-4 runner guard":      testRunnerGuard,
 		"commit operations":         testCommit,
 		"BAL-1 balance":             testBalance,
+		"QUE-6 priorities":          testPriorities,
 		"LLM-4 reservations":        testLedger,
 		"LLM-2 admission":           testAdmission,
 		"FENCE-8 clock":             testClock,
@@ -561,7 +562,7 @@ func testCommit(t *testing.T, k *kit) {
 	k.refused(err, fault.Mismatch, "idempotency_key_reused")
 
 	_, err = k.commit(id, f, func(c *agent.Commit) {
-		c.Requeue = map[agent.MessageID]int64{first.ID: first.Seq}
+		c.Requeue = map[agent.MessageID]agent.Place{first.ID: {Seq: first.Seq}}
 		c.Confirm = []int64{agent.ConfirmTurn}
 		c.Records = []agent.Record{{Kind: agent.RecordTurn, ID: "t1"}}
 	})
@@ -582,6 +583,73 @@ func testCommit(t *testing.T, k *kit) {
 	if len(ms) != 2 || ms[0].ID != second.ID {
 		t.Fatalf("by id %+v", ms)
 	}
+}
+
+// testPriorities: tasks stand in the queue by priority, plain messages count as 5, and one that returns gets its old place.
+func testPriorities(t *testing.T, k *kit) {
+	id := k.agent(10)
+	f := k.claim(id, "m")
+	ids := map[string]agent.MessageID{}
+	put := func(name string, task *agent.TaskBody) {
+		a := k.message(id, agent.NewUUID())
+		a.Body.Task = task
+		ids[name] = a.ID
+		_, err := k.s.Accept(k.ctx, &a)
+		k.must(err)
+	}
+	check := func(want ...string) {
+		t.Helper()
+		q, err := k.s.Queue(k.ctx, id, 10)
+		k.must(err)
+		_, peeked, err := k.s.Peek(k.ctx, id, len(want)-1)
+		k.must(err)
+		if len(q) != len(want) || len(peeked) != len(want)-1 {
+			t.Fatalf("%d in the queue, %d at its head, not %v", len(q), len(peeked), want)
+		}
+		for i, name := range want {
+			if q[i].ID != ids[name] || i < len(peeked) && peeked[i].ID != ids[name] {
+				t.Fatalf("%s is not at place %d", name, i)
+			}
+		}
+	}
+	put("low", &agent.TaskBody{Priority: 1})
+	put("plain", nil)
+	put("same", &agent.TaskBody{Priority: 5})
+	put("high", &agent.TaskBody{Priority: 9})
+	put("input", &agent.TaskBody{Of: ids["low"], Priority: 11})
+	put("next", nil)
+	check("input", "high", "plain", "same", "next", "low")
+	q, err := k.s.Queue(k.ctx, id, 10)
+	k.must(err)
+	for _, m := range []agent.Message{q[1], q[2], q[5]} {
+		_, err = k.commit(id, f, func(c *agent.Commit) { c.Take = []agent.MessageID{m.ID} })
+		k.must(err)
+	}
+	check("input", "same", "next")
+	_, err = k.commit(id, f, func(c *agent.Commit) {
+		c.Requeue = map[agent.MessageID]agent.Place{}
+		for _, m := range []agent.Message{q[1], q[2], q[5]} {
+			c.Requeue[m.ID] = agent.Place{Seq: m.Seq, Rank: m.Rank()}
+		}
+	})
+	k.must(err)
+	check("input", "high", "plain", "same", "next", "low")
+
+	spec := agent.NewSpec(agent.ID(agent.NewUUID()), agent.Settings{}.WithDefaults())
+	_, err = k.s.Create(k.ctx, &agent.Creation{Spec: spec, State: agent.State{Status: agent.Active}})
+	k.must(err)
+	pf := k.claim(spec.ID, "m")
+	_, err = k.commit(spec.ID, pf, func(c *agent.Commit) { c.Head = map[string]string{agent.HeadStatus: "paused"} })
+	k.must(err)
+	a := k.message(spec.ID, agent.NewUUID())
+	_, err = k.s.Accept(k.ctx, &a)
+	k.must(err)
+	a.ID, a.Body.Task = agent.MessageID(agent.NewUUID()), &agent.TaskBody{Priority: 5}
+	_, err = k.s.Accept(k.ctx, &a)
+	k.refused(err, fault.Unavailable, "agent_unavailable")
+	a.Body.Task.Of = ids["low"]
+	_, err = k.s.Accept(k.ctx, &a)
+	k.must(err)
 }
 
 func testBalance(t *testing.T, k *kit) {

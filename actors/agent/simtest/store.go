@@ -63,7 +63,7 @@ func (s *store) now() int64 { return max(s.clock, s.last) }
 // pending set, before.
 func (s *store) accept(id agent.MessageID, interrupt bool) error {
 	if s.f.Status == agent.Stopped || s.f.Status == agent.Errored {
-		return s.f.Status.Accepts("")
+		return s.f.Status.Accepts("", false)
 	}
 	s.pending = s.clock
 	s.seq++
@@ -138,10 +138,10 @@ func (s *store) commit(c *agent.Commit) (agent.Committed, error) {
 		s.queue = slices.Delete(s.queue, i, i+1)
 	}
 	for id, q := range c.Requeue {
-		if s.msgs[id].Seq != q || slices.Contains(s.queue, q) {
+		if s.msgs[id].Seq != q.Seq || slices.Contains(s.queue, q.Seq) {
 			s.w.broken("LIFE-4: message %s returned to another place", id)
 		}
-		s.queue = append(s.queue, q)
+		s.queue = append(s.queue, q.Seq)
 	}
 	slices.Sort(s.queue)
 	for _, m := range c.Marks {
@@ -191,7 +191,7 @@ func number(v string) (n int64) {
 }
 
 // mark checks that a message only moves forward, but for LIFE-4, and that an outcome is decided once (MSG-4, MSG-5).
-func (s *store) mark(p agent.MarkPut, requeue map[agent.MessageID]int64) {
+func (s *store) mark(p agent.MarkPut, requeue map[agent.MessageID]agent.Place) {
 	m := s.msgs[p.ID]
 	rank := map[agent.MessageStatus]int{agent.Pending: 0, agent.Delivered: 1, agent.Read: 2}
 	_, back := requeue[p.ID]

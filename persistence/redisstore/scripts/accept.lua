@@ -2,6 +2,7 @@
 -- KEYS 1 head 2 bodies 3 order 4 pending 5 events 6 conversations 7 conversation counters 8 order of the party 9 idempotency
 -- ARGV 1 account 2 message id 3 body 4 party 5 channel 6 limit 7 interrupt(1|0) 8 idempotency hash 9 idempotency ttl ms
 --      10 refuse when the clock is past this 11 event data 12 channel to publish on 13 trigger ("" none)
+--      14 what to add to the sequence for the place in the queue (QUE-6) 15 refused by a paused agent too (1|0, LEG-4)
 -- Returns {ok, id, seq, created, status, replayed} or {gone} {status, status, reason} {full} {mismatch} {late, now}
 -- Invariant: nothing is written unless everything is; repeating the call with the same id changes nothing.
 -- A message without a mark is pending: the mark is first written when it leaves the queue.
@@ -20,7 +21,7 @@ local function replay()
   local seq, at = string.match(seen, '^(%d+):(%d+):')
   return {'ok', ARGV[2], seq, at, h[2], '1'}
 end
-if h[2] == 'stopped' or h[2] == 'error' then return replay() or {'status', h[2], h[3] or ''} end
+if h[2] == 'stopped' or h[2] == 'error' or (h[2] == 'paused' and ARGV[15] == '1') then return replay() or {'status', h[2], h[3] or ''} end
 local now = clock()
 if now > tonumber(ARGV[10]) then return replay() or {'late', int(now)} end
 if redis.call('ZCARD', KEYS[4]) >= tonumber(ARGV[6]) then return replay() or {'full'} end
@@ -31,7 +32,7 @@ if redis.call('HSETNX', KEYS[2], ARGV[2], seq .. ':' .. at .. ':' .. ARGV[3]) ==
 redis.call('HSET', KEYS[1], 'mseq', seq, 'mcount', int(tonumber(h[8] or '0') + 1), 'eseq', e, 'last', at)
 if ARGV[7] == '1' then redis.call('HSET', KEYS[1], 'intr', seq) end
 redis.call('ZADD', KEYS[3], seq, ARGV[2])
-redis.call('ZADD', KEYS[4], seq, ARGV[2])
+redis.call('ZADD', KEYS[4], ARGV[14] == '0' and seq or int(seq + tonumber(ARGV[14])), ARGV[2])
 redis.call('ZADD', KEYS[8], seq, ARGV[2])
 if redis.call('ZADD', KEYS[6], at, ARGV[4]) == 1 then redis.call('HSET', KEYS[7], ARGV[4] .. ':c', ARGV[5]) end
 redis.call('HINCRBY', KEYS[7], ARGV[4] .. ':u', 1)

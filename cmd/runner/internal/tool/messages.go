@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"troupe/actors/agent"
 	"troupe/http/runnerproto"
 )
 
@@ -26,6 +27,10 @@ func messageTools() []Tool {
 		{"list_entities", "List the users and agents whom you may message.", schema(nil, `{}`), of(listEntities)},
 		{"ask_for_input", "Ask the user for something you cannot go on without. The turn ends with your question; the answer comes as a new message.",
 			schema([]string{"question"}, `{"question":{"type":"string"}}`), of(askForInput)},
+		{"report_step", "Tell how far a long piece of work has come. People who wait for it see the newest report.",
+			schema([]string{"current_step"}, `{"current_step":{"type":"string","maxLength":500},"steps_completed":{"type":"integer","minimum":0},"total_steps":{"type":"integer","minimum":0}}`), of(reportStep)},
+		{"set_result", "Set the structured result of the present work, for the program that asked for it. Your final text is still the reply.",
+			schema([]string{"result"}, `{"result":{"type":"object"}}`), of(setResult)},
 	}
 }
 
@@ -121,6 +126,34 @@ func listEntities(h *Host, ctx context.Context, _ *Call, _ struct{}) (string, er
 		fmt.Fprintf(&b, "%s %s %q on %s\n", e.Type, e.UUID, e.Name, e.Channel)
 	}
 	return b.String(), nil
+}
+
+func reportStep(_ *Host, _ context.Context, c *Call, in struct {
+	Current   string `json:"current_step"`
+	Completed *int64 `json:"steps_completed"`
+	Total     *int64 `json:"total_steps"`
+}) (string, error) {
+	if strings.TrimSpace(in.Current) == "" || len([]rune(in.Current)) > 500 || in.Completed != nil && *in.Completed < 0 || in.Total != nil && *in.Total < 0 {
+		return "", errors.New("current_step needs 1 to 500 characters, and the numbers must not be negative")
+	}
+	if c.Step != nil {
+		c.Step(in.Current, in.Completed, in.Total)
+	}
+	return "Noted", nil
+}
+
+func setResult(_ *Host, _ context.Context, c *Call, in struct {
+	Result map[string]json.RawMessage `json:"result"`
+}) (string, error) {
+	b, err := json.Marshal(in.Result)
+	if err != nil || in.Result == nil {
+		return "", errors.New("result must be an object")
+	}
+	if len(b) > agent.MaxResult {
+		return "", fmt.Errorf("result has %d bytes, %d are allowed", len(b), agent.MaxResult)
+	}
+	c.Result = b
+	return "Set", nil
 }
 
 func askForInput(_ *Host, _ context.Context, c *Call, in struct{ Question string }) (string, error) {

@@ -35,6 +35,10 @@ type Call struct {
 	ID   string // id of the tool call, used to make repeats safe
 	// Await is set by ask_for_input: the turn ends waiting for the user.
 	Await bool
+	// Result is set by set_result: the structured result of the turn, a JSON object.
+	Result json.RawMessage
+	// Step, if not nil, reports how far the work has come.
+	Step func(current string, completed, total *int64)
 }
 
 // Tool is one tool.

@@ -24,19 +24,21 @@ type Message struct {
 
 // line is one line of the file: a message, or the end of a turn.
 type line struct {
-	Message *Message `json:"m,omitempty"`
-	Turn    string   `json:"t,omitempty"` // the turn that the line belongs to
-	Attempt int      `json:"a,omitempty"`
-	End     *End     `json:"e,omitempty"`
+	Message *Message        `json:"m,omitempty"`
+	Turn    string          `json:"t,omitempty"` // the turn that the line belongs to
+	Attempt int             `json:"a,omitempty"`
+	End     *End            `json:"e,omitempty"`
+	Result  json.RawMessage `json:"r,omitempty"` // the structured result that the turn has set
 }
 
 // End is how a turn ended, kept so that a crash before the report does not run the turn again.
 type End struct {
-	Outcome string `json:"outcome"`
-	Reason  string `json:"reason,omitempty"`
-	Error   string `json:"error,omitempty"`
-	Reply   string `json:"reply,omitempty"`
-	Context int64  `json:"context,omitempty"`
+	Outcome string          `json:"outcome"`
+	Reason  string          `json:"reason,omitempty"`
+	Error   string          `json:"error,omitempty"`
+	Reply   string          `json:"reply,omitempty"`
+	Context int64           `json:"context,omitempty"`
+	Result  json.RawMessage `json:"result,omitempty"`
 }
 
 // Transcript is one open conversation. It is used by one goroutine at a time.
@@ -46,7 +48,8 @@ type Transcript struct {
 	messages []Message
 	ends     map[string]End
 	prompted map[string]int // last attempt of a turn whose prompt is in the file
-	size     int64          // of the whole lines in the file
+	results  map[string]json.RawMessage
+	size     int64 // of the whole lines in the file
 }
 
 // Path is the file of a transcript below the home directory.
@@ -73,7 +76,7 @@ func Open(home, id string) (*Transcript, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Transcript{ID: id, f: f, ends: map[string]End{}, prompted: map[string]int{}}
+	t := &Transcript{ID: id, f: f, ends: map[string]End{}, prompted: map[string]int{}, results: map[string]json.RawMessage{}}
 	if err := t.read(); err != nil {
 		_ = f.Close()
 		return nil, err
@@ -117,6 +120,9 @@ func (t *Transcript) take(l line) {
 	}
 	if l.End != nil {
 		t.ends[l.Turn] = *l.End
+	}
+	if l.Result != nil {
+		t.results[l.Turn] = l.Result
 	}
 	if l.Attempt > 0 {
 		t.prompted[l.Turn] = l.Attempt
@@ -162,6 +168,14 @@ func (t *Transcript) Append(turn string, m Message) error {
 
 // End notes the end of a turn before it is reported.
 func (t *Transcript) End(turn string, e End) error { return t.write(line{Turn: turn, End: &e}) }
+
+// SetResult keeps the structured result of a turn; a later one replaces it.
+func (t *Transcript) SetResult(turn string, result json.RawMessage) error {
+	return t.write(line{Turn: turn, Result: result})
+}
+
+// Result is what SetResult has kept, nil for nothing.
+func (t *Transcript) Result(turn string) json.RawMessage { return t.results[turn] }
 
 func textBlocks(text string) json.RawMessage {
 	b, _ := json.Marshal([]map[string]string{{"type": "text", "text": text}}) // strings cannot fail

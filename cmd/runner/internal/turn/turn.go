@@ -121,6 +121,7 @@ func (r *Runner) Run(ctx context.Context, t *runnerproto.Turn, self *runnerproto
 		return
 	}
 	p.flush(context.WithoutCancel(ctx))
+	end.Result = tr.Result(t.TurnID)
 	err = tr.End(t.TurnID, *end)
 	if err != nil {
 		r.Log.Error("transcript", "err", err)
@@ -173,7 +174,7 @@ func (r *Runner) close() {
 }
 
 func endRequest(tr *transcript.Transcript, e transcript.End) runnerproto.EndRequest {
-	out := runnerproto.EndRequest{Outcome: e.Outcome, Reason: e.Reason, Error: e.Error, SDKSessionID: tr.ID, ContextTokens: e.Context}
+	out := runnerproto.EndRequest{Outcome: e.Outcome, Reason: e.Reason, Error: e.Error, SDKSessionID: tr.ID, ContextTokens: e.Context, Result: e.Result}
 	if text := runes(strings.ReplaceAll(e.Reply, "\x00", ""), maxReply); strings.TrimSpace(text) != "" {
 		out.Replies = []runnerproto.Reply{{Content: text}}
 	}
@@ -227,6 +228,11 @@ func (r *Runner) loop(ctx context.Context, t *runnerproto.Turn, self *runnerprot
 	for range maxSteps {
 		if c := r.takeCompaction(); c != nil && c.Session == t.Session.ID {
 			if fresh := r.compact(ctx, c, tr, t); fresh != tr {
+				if res := tr.Result(t.TurnID); res != nil {
+					if err := fresh.SetResult(t.TurnID, res); err != nil {
+						r.Log.Error("transcript", "err", err)
+					}
+				}
 				_ = tr.Close()
 				tr, r.open = fresh, fresh
 			}
@@ -260,7 +266,7 @@ func (r *Runner) loop(ctx context.Context, t *runnerproto.Turn, self *runnerprot
 		if used >= agent.MinThreshold {
 			p.flush(ctx) // a compaction may be due before the next call
 		}
-		results, question, ok := r.runTools(ctx, t, calls, tools, p)
+		results, question, ok := r.runTools(ctx, t, calls, tools, tr, p)
 		if !ok {
 			return r.interrupted(ctx) // the transcript is repaired when it is opened again
 		}
@@ -395,7 +401,7 @@ func textOf(m *anthropic.Message) string {
 }
 
 // runTools runs the calls in order. ok is false if ctx ended before all were done.
-func (r *Runner) runTools(ctx context.Context, t *runnerproto.Turn, calls []call, tools []tool.Tool, p *progress) (msg transcript.Message, question string, ok bool) {
+func (r *Runner) runTools(ctx context.Context, t *runnerproto.Turn, calls []call, tools []tool.Tool, tr *transcript.Transcript, p *progress) (msg transcript.Message, question string, ok bool) {
 	var results []map[string]any
 	for _, c := range calls {
 		if ctx.Err() != nil {
@@ -403,12 +409,19 @@ func (r *Runner) runTools(ctx context.Context, t *runnerproto.Turn, calls []call
 		}
 		p.add(runnerproto.ProgressEntry{Kind: "tool_started", ToolCallID: c.ID, ToolName: c.Name})
 		p.flush(ctx)
-		out, failed, tc := "There is no tool called "+c.Name, true, &tool.Call{Turn: t.TurnID, ID: c.ID}
+		out, failed, tc := "There is no tool called "+c.Name, true, &tool.Call{Turn: t.TurnID, ID: c.ID, Step: func(current string, completed, total *int64) {
+			p.add(runnerproto.ProgressEntry{Kind: "step", CurrentStep: current, Completed: completed, Total: total})
+		}}
 		if i := slices.IndexFunc(tools, func(x tool.Tool) bool { return x.Name == c.Name }); i >= 0 {
 			out, failed = tools[i].Run(ctx, r.Host, tc, c.Input)
 		}
 		if ctx.Err() != nil {
 			return msg, "", false
+		}
+		if tc.Result != nil && !failed {
+			if err := tr.SetResult(t.TurnID, tc.Result); err != nil {
+				out, failed = "Error: the result could not be kept", true
+			}
 		}
 		if tc.Await && !failed {
 			question, out = out, "The question was put to the user."
