@@ -128,3 +128,64 @@ func TestMSG_14_AMessageOnItsWaySurvivesTheNode(t *testing.T) {
 		t.Errorf("ann sent %v, ben got %v", sent, got)
 	}
 }
+
+func TestMSG_8_ProactiveMessages(t *testing.T) {
+	w := startWorld(t, func(c *Config) { c.Sandbox = "off" })
+	ann := w.agent(map[string]any{"name": "ann"})
+	w.ask(ann, "!say hello")
+	owner := allMessages(w, ann)[0]["counterparty_uuid"].(string)
+	a := w.ask(ann, fmt.Sprintf(`!tool send_message {"type":"user","uuid":%q,"content":"by the way"}`, owner)+"\n!say done")
+	var told map[string]any
+	for _, m := range allMessages(w, ann) {
+		if m["content"] == "by the way" {
+			told = m
+		}
+	}
+	if told == nil || told["role"] != "assistant" || told["reply_to_id"] != nil || told["channel"] != "api" || told["counterparty_uuid"] != owner || told["status"] != "delivered" {
+		t.Errorf("%v after %s", told, a.body)
+	}
+	r := w.as(w.runtimeKey(ann))
+	list := r.want(r.call("GET", "/v1/agent-runtime/self/entities", nil), 200).doc["entities"].([]any)
+	if len(list) != 1 || list[0].(map[string]any)["uuid"] != owner || list[0].(map[string]any)["channel"] != "api" {
+		t.Errorf("%v", list)
+	}
+}
+
+func TestQUE_5_WhoChoosesTheQueueMode(t *testing.T) {
+	w := startWorld(t, func(c *Config) { c.Sandbox = "off" })
+	ann, ben := w.agent(map[string]any{"name": "ann"}), w.agent(map[string]any{"name": "ben"})
+	w.say(ben, blocked)
+	w.begun(ben)
+	w.ask(ann, fmt.Sprintf(`!tool send_message {"type":"agent","uuid":%q,"content":"!say later"}`, ben)+"\n!say sent")
+	_, at := w.trigger(ben, map[string]any{"name": "hook", "message_template": "!say hooked"})
+	w.want(w.fire(at, `{}`), 202)
+	w.until("both wait", func() bool { return len(allMessages(w, ben)) == 3 })
+	for _, m := range allMessages(w, ben)[1:] {
+		if m["queue_mode"] != "collect" || m["status"] != "pending" {
+			t.Errorf("%v", m)
+		}
+	}
+	w.ask(ann, fmt.Sprintf(`!tool send_message {"type":"agent","uuid":%q,"content":"!say now","interrupt":true}`, ben)+"\n!say sent")
+	w.until("the turn was interrupted", func() bool { return allMessages(w, ben)[0]["failure_reason"] == "interrupted" })
+	if m := allMessages(w, ben)[3]; m["queue_mode"] != "interrupt" || m["source"] != "agent" {
+		t.Errorf("%v", m)
+	}
+}
+
+func TestHOOK_1_CustomisedHooksAreShown(t *testing.T) {
+	w := startWorld(t, nil)
+	id := w.agent(map[string]any{"configuration": map[string]any{"hook_messages": map[string]any{"interrupt": "Stop. {{channel_sections}}", "session_restart": "Again."}}})
+	shown := func() map[string]any {
+		t.Helper()
+		m, _ := w.want(w.call("GET", "/v1/agent/"+id, nil), 200).get("configuration.hook_messages").(map[string]any)
+		return m
+	}
+	if m := shown(); len(m) != 2 || m["interrupt"] != "Stop. {{channel_sections}}" || m["session_restart"] != "Again." {
+		t.Errorf("%v", m)
+	}
+	w.want(w.call("POST", "/v1/agent/update/"+id, map[string]any{"configuration": map[string]any{"hook_messages": map[string]any{"interrupt": nil, "session_restart": ""}}}), 200)
+	if m := shown(); len(m) != 0 {
+		t.Errorf("defaults are shown: %v", m)
+	}
+	w.refused(w.call("POST", "/v1/agent/update/"+id, map[string]any{"configuration": map[string]any{"hook_messages": map[string]any{"interrupt": "{{summary}}"}}}), 400, "invalid_template")
+}

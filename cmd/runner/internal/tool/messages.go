@@ -94,7 +94,7 @@ func sendReply(h *Host, ctx context.Context, c *Call, in struct {
 	MessageID string `json:"message_id"`
 	Content   string `json:"content"`
 }) (string, error) {
-	m, err := h.Client.Send(ctx, runnerproto.SendRequest{Content: in.Content, ReplyToID: in.MessageID, TurnID: c.Turn}, c.ID)
+	m, err := h.Client.Send(ctx, runnerproto.SendRequest{Content: in.Content, ReplyToID: in.MessageID, TurnID: c.Turn}, c.key())
 	if err != nil {
 		return "", err
 	}
@@ -109,7 +109,7 @@ func sendMessage(h *Host, ctx context.Context, c *Call, in struct {
 	if in.Interrupt {
 		r.QueueMode = "interrupt"
 	}
-	m, err := h.Client.Send(ctx, r, c.ID)
+	m, err := h.Client.Send(ctx, r, c.key())
 	if err != nil {
 		return "", err
 	}

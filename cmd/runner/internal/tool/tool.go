@@ -41,6 +41,9 @@ type Call struct {
 	Step func(current string, completed, total *int64)
 }
 
+// key makes a message that the call sends safe to repeat. A model may use the same id again in another turn.
+func (c *Call) key() string { return c.Turn + "/" + c.ID }
+
 // Tool is one tool.
 type Tool struct {
 	Name        string
