@@ -323,18 +323,11 @@ func (p *Patch) readServer(o field.Reader, name string, set Settings) *MCPServer
 	srv := &MCPServer{}
 	srv.Type, _ = o.String("type", field.Text{Enum: []string{"stdio", "http", "sse"}})
 	srv.Command, _ = o.String("command", field.Text{Min: 1, Max: 1000})
-	args, _ := o.Array("args", 100)
-	for i := range args {
-		if args[i].Kind != field.String || utf8.RuneCountInString(args[i].Text) > 10000 || strings.ContainsRune(args[i].Text, 0) {
-			o.Fail("args", fmt.Sprintf("entry %d must be a string of at most 10000 characters", i))
-			continue
-		}
-		srv.Args = append(srv.Args, args[i].Text)
-	}
+	srv.Args = ReadArgs(o)
 	srv.URL, _ = ReadURL(o, "url", set)
 	secrets := map[string]map[string]string{}
-	secrets["env"], srv.Env = readStrings(o, "env")
-	secrets["headers"], srv.Headers = readStrings(o, "headers")
+	secrets["env"], srv.Env = ReadStrings(o, "env")
+	secrets["headers"], srv.Headers = ReadStrings(o, "headers")
 	switch {
 	case o.Has("command") == o.Has("url"):
 		o.Fail("command", "exactly one of command and url is needed")
@@ -353,7 +346,21 @@ func (p *Patch) readServer(o field.Reader, name string, set Settings) *MCPServer
 	return srv
 }
 
-func readStrings(r field.Reader, name string) (map[string]string, []string) {
+// ReadArgs reads the arguments of a command.
+func ReadArgs(r field.Reader) (out []string) {
+	args, _ := r.Array("args", 100)
+	for i := range args {
+		if args[i].Kind != field.String || utf8.RuneCountInString(args[i].Text) > 10000 || strings.ContainsRune(args[i].Text, 0) {
+			r.Fail("args", fmt.Sprintf("entry %d must be a string of at most 10000 characters", i))
+			continue
+		}
+		out = append(out, args[i].Text)
+	}
+	return out
+}
+
+// ReadStrings reads a map of at most 50 texts, and returns its names sorted.
+func ReadStrings(r field.Reader, name string) (map[string]string, []string) {
 	o, ok := r.Object(name, false)
 	if !ok {
 		return nil, nil

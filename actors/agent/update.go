@@ -20,6 +20,20 @@ func (m *Machine) Update(next Spec, changed []string, balance Opt[int64]) {
 	}
 }
 
+// Touch raises the version of the configuration, so that a runner reads again what it may use (MCP-4).
+func (m *Machine) Touch(changed string) error {
+	if m.S.Deleting {
+		return Gone()
+	}
+	next := m.Spec.Clone()
+	next.ConfigVersion++
+	m.PutSpec(next)
+	if m.F.RunnerLive() {
+		m.command("config.changed", map[string]any{"config_version": next.ConfigVersion, "changed": []string{changed}, "restart_required": false})
+	}
+	return nil
+}
+
 // Accessible says whether a file or filesystem call may be served: stopped and error agents refuse it (FILE-2, FS-8).
 func (m *Machine) Accessible() error {
 	if m.S.Deleting {

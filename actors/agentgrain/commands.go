@@ -51,6 +51,7 @@ func init() { // a variable initialised in place would refer to itself through G
 		protocol.Trigger:  with((*Grain).trigger),
 		protocol.Compact:  with((*Grain).compact),
 		protocol.Task:     with((*Grain).task),
+		protocol.Touch:    with((*Grain).touch),
 	}
 }
 
@@ -191,6 +192,10 @@ func (g *Grain) applyPatch(m *agent.Machine, patch *agent.Patch, b protocol.Upda
 	}
 	m.Update(next, changed, patch.Balance)
 	return protocol.UpdateResult{SecretTaken: taken, Version: m.Spec.ConfigVersion}, nil
+}
+
+func (g *Grain) touch(c actor.Context, cmd *protocol.Command, _ struct{}) (any, error) {
+	return g.step(c, cmd, func(m *agent.Machine) (any, error) { return nil, m.Touch("mcp_servers") })
 }
 
 func (g *Grain) wake(c actor.Context, cmd *protocol.Command, _ struct{}) (any, error) {

@@ -39,11 +39,12 @@ type Store interface {
 	agent.Inbox
 }
 
-// Places gives the place of a deleted agent back, with its keys.
+// Places gives the place of a deleted agent back, with its keys and grants.
 type Places interface {
 	FreePlace(ctx context.Context, p account.Place) error
 	ListPlatformKeys(ctx context.Context, a account.ID) ([]account.PlatformKey, error)
 	DeletePlatformKey(ctx context.Context, a account.ID, id string) error
+	account.MCPServers
 }
 
 // Metrics counts what happens to agents.

@@ -41,6 +41,7 @@ const (
 	Trigger  = "trigger"  // TriggerCommand → TriggerResult
 	Read     = "read"     // ReadCommand → MarkResult (mark-read by the user)
 	Compact  = "compact"  // CompactCommand → –
+	Touch    = "touch"    // – → –: what the runner may use has changed
 	Task     = "task"     // TaskCommand → TaskResult
 )
 

@@ -53,6 +53,7 @@ type Config struct {
 	StartTimeout   time.Duration `env:"TROUPE_START_TIMEOUT" envDefault:"120s" flag:"start-timeout" help:"a pod that did not attach by then has failed"`
 	AllowHTTP      bool          `env:"TROUPE_ALLOW_HTTP" flag:"allow-http" help:"webhooks and MCP servers may use http"`
 	AllowHosts     []string      `env:"TROUPE_EGRESS_ALLOW" flag:"egress-allow" help:"hosts and addresses that the egress guard lets through"`
+	OAuthOrigins   []string      `env:"TROUPE_OAUTH_ORIGINS" flag:"oauth-origins" help:"origins of front ends to which OAuth flows of MCP servers may return"`
 	Registration   bool          `env:"TROUPE_REGISTRATION" envDefault:"true" flag:"registration" help:"strangers may create accounts"`
 	PublicMetrics  bool          `env:"TROUPE_PUBLIC_METRICS" flag:"public-metrics" help:"serve /metrics on the public listener as well"`
 	Log            string        `env:"TROUPE_LOG" envDefault:"info" flag:"log" help:"debug, info, warn or error"`

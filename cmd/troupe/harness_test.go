@@ -178,6 +178,9 @@ func (w *world) call(method, path string, body any, header ...string) *answer {
 	return a
 }
 
+// stay is a client that shows redirects instead of following them.
+var stay = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+
 func (w *world) try(method, path string, body any, header ...string) (*answer, error) {
 	var raw []byte
 	switch b := body.(type) {
@@ -204,7 +207,7 @@ func (w *world) try(method, path string, body any, header ...string) (*answer, e
 			req.Header.Set(header[i], header[i+1])
 		}
 	}
-	res, err := http.DefaultClient.Do(req)
+	res, err := stay.Do(req)
 	if err != nil {
 		return nil, err
 	}

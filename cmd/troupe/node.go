@@ -27,6 +27,7 @@ import (
 	"troupe/http/auth"
 	"troupe/http/egress"
 	"troupe/http/gateway"
+	"troupe/http/mcp"
 	"troupe/http/rest"
 	"troupe/http/route"
 	"troupe/http/runnerapi"
@@ -220,13 +221,15 @@ func (n *node) serve(l net.Listener, set agent.Settings, authn *auth.Service) {
 	}
 	n.gate = gateway.New(gcfg)
 	done := make(chan struct{})
+	keeper := &mcp.Keeper{Store: n.st, Box: n.box, Reach: &mcp.Reach{HTTP: egress.Client(set, 0), Version: version}, Log: n.log}
 	rcfg := rest.Config{Store: n.st, Auth: authn, Box: n.box, Agents: n.agents, Settings: set, AgentLimit: n.cfg.AgentLimit, PublicURL: n.cfg.PublicURL,
 		RateLimit: n.cfg.RateLimit, Closed: !n.cfg.Registration, Prober: n.gate, Cluster: n.clusterHealth, Members: membership{n.cluster}, Shards: n.st.Shards(), Accepted: func(d time.Duration) { n.metrics.sendAck.Observe(d.Seconds()) }, Done: done}
+	rcfg.MCP, rcfg.OAuthOrigins = keeper, n.cfg.OAuthOrigins
 	if n.cfg.PublicMetrics {
 		rcfg.Scrape = n.metrics.page
 	}
 	routes := rest.Routes(rcfg)
-	routes = append(routes, runnerapi.Routes(runnerapi.Config{Store: n.st, Agents: n.agents, Settings: set, URLs: n.urls, Done: done})...)
+	routes = append(routes, runnerapi.Routes(runnerapi.Config{Store: n.st, Agents: n.agents, Settings: set, URLs: n.urls, Done: done, MCP: keeper})...)
 	routes = append(routes, n.gate.Routes()...)
 	n.server = route.New(route.Config{Auth: authn, Counters: n.st, RateLimit: n.cfg.RateLimit, GuestLimit: n.cfg.GuestLimit, Metrics: n.metrics, Log: n.log, MaxBody: maxBody}, routes)
 	n.wg.Add(2)

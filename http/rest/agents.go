@@ -22,7 +22,8 @@ func (r *rest) get(c *route.Call) (route.Response, error) {
 	if err != nil {
 		return route.Response{}, err
 	}
-	return route.OK(agentBody(v)), nil
+	body, err := r.agent(c.Ctx, v)
+	return route.OK(body), err
 }
 
 func (r *rest) summary(c *route.Call) (route.Response, error) {
@@ -214,7 +215,10 @@ func (r *rest) update(c *route.Call) (route.Response, error) {
 	if v, err = r.view(c.Ctx, v.Spec.ID, c.Caller.Account.ID); err != nil {
 		return route.Response{}, err
 	}
-	body := agentBody(v)
+	body, err := r.agent(c.Ctx, v)
+	if err != nil {
+		return route.Response{}, err
+	}
 	if res.SecretTaken {
 		body.WebhookSecret = secret
 	}

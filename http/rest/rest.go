@@ -17,6 +17,7 @@ import (
 	"troupe/actors/fault"
 	"troupe/http/api"
 	"troupe/http/auth"
+	"troupe/http/mcp"
 	"troupe/http/route"
 	"troupe/persistence/seal"
 )
@@ -38,6 +39,7 @@ type Store interface {
 	account.Directory
 	account.Counters
 	account.Streams
+	account.MCPServers
 	Ping(ctx context.Context) error
 }
 
@@ -70,6 +72,9 @@ type Config struct {
 	Members    Membership
 	Shards     int             // of the clock
 	Done       <-chan struct{} // the node stops: waits end
+	MCP        *mcp.Keeper
+	// OAuthOrigins are origins of front ends to which an OAuth flow may send the browser, besides PublicURL.
+	OAuthOrigins []string
 }
 
 type rest struct{ Config }
@@ -77,7 +82,7 @@ type rest struct{ Config }
 // Routes is the table of this room.
 func Routes(cfg Config) []route.Route {
 	r := &rest{cfg}
-	return slices.Concat(r.agentRoutes(), r.triggerRoutes(), r.taskRoutes(), r.accountRoutes(), r.systemRoutes())
+	return slices.Concat(r.agentRoutes(), r.triggerRoutes(), r.taskRoutes(), r.mcpRoutes(), r.accountRoutes(), r.systemRoutes())
 }
 
 func (r *rest) agentRoutes() []route.Route {
@@ -166,10 +171,22 @@ func agentBody(v *view) api.Agent {
 	return api.Agent{
 		ID: string(s.ID), Name: s.Name, Description: s.Description, Status: string(v.State.Status), StatusReason: text(v.State.Reason),
 		SessionMode: string(s.SessionMode), Balance: v.F.Balance, CreatedAt: agent.Stamp(s.CreatedMS), UpdatedAt: agent.Stamp(s.UpdatedMS),
-		Configuration: configuration(s), SystemPrompt: s.SystemPrompt, SystemPromptType: s.SystemPromptType, MCPServers: []json.RawMessage{},
+		Configuration: configuration(s), SystemPrompt: s.SystemPrompt, SystemPromptType: s.SystemPromptType, MCPServers: []api.McpGrantSummary{},
 		Files: files(v.State.Disk), PVCSize: s.PVCSize, WarmthMS: s.WarmthMS, Discord: s.Has(agent.SlotDiscord), Slack: s.Has(agent.SlotSlack),
 		Telegram: s.Has(agent.SlotTelegram), WhatsApp: s.Has(agent.SlotWhatsApp), KeySource: source, WebhookSecretSet: s.Has(agent.SlotWebhook),
 	}
+}
+
+// agent renders an agent with its grants of registered MCP servers.
+func (r *rest) agent(ctx context.Context, v *view) (api.Agent, error) {
+	out := agentBody(v)
+	servers, err := r.Store.ListMCPServers(ctx, v.Spec.Account)
+	for i := range servers {
+		if g := servers[i].Grant(string(v.Spec.ID)); g != nil {
+			out.MCPServers = append(out.MCPServers, api.McpGrantSummary{ID: servers[i].ID, Name: servers[i].Name, Mode: g.Mode(), Status: string(servers[i].Status)})
+		}
+	}
+	return out, err
 }
 
 func configuration(s *agent.Spec) api.Configuration {

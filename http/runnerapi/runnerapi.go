@@ -18,6 +18,7 @@ import (
 	"troupe/actors/fault"
 	"troupe/actors/field"
 	"troupe/actors/protocol"
+	"troupe/http/mcp"
 	"troupe/http/rest"
 	"troupe/http/route"
 	"troupe/http/runnerproto"
@@ -33,6 +34,7 @@ type Store interface {
 	Report(ctx context.Context, r *agent.Report) (counted bool, balance int64, err error)
 	Load(ctx context.Context, id agent.ID) (agent.Snapshot, error)
 	account.Directory
+	account.MCPServers
 }
 
 // Config is what the routes need.
@@ -40,6 +42,7 @@ type Config struct {
 	Store    Store
 	Agents   *agentclient.Client
 	Settings agent.Settings
+	MCP      *mcp.Keeper
 	URLs     func() []string // base URLs of live nodes
 	Done     <-chan struct{} // streams end then
 }
@@ -56,6 +59,7 @@ func Routes(cfg Config) []route.Route {
 	return []route.Route{
 		r("GET", self, "runtimeGetSelf", route.None, a.self),
 		r("GET", self+"/entities", "runtimeListEntities", route.None, a.entities),
+		r("GET", self+"/mcp-servers", "runtimeListMcpServers", route.None, a.mcpServers),
 		r("POST", self+"/attach", "runtimeAttach", route.Required, a.attach), // the one call without an epoch
 		r("POST", self+"/heartbeat", "runtimeHeartbeat", route.Required, a.epoch(a.heartbeat)),
 		r("POST", self+"/detach", "runtimeDetach", route.Required, a.epoch(a.detach)),

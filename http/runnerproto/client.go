@@ -208,6 +208,13 @@ func (c *Client) Self(ctx context.Context) (Self, error) {
 	return out, c.do(ctx, "GET", "/self", nil, &out)
 }
 
+// MCPServers lists the MCP servers that the agent may use, with their credentials.
+func (c *Client) MCPServers(ctx context.Context) ([]MCPServer, error) {
+	var out MCPServers
+	err := c.do(ctx, "GET", "/self/mcp-servers", nil, &out)
+	return out.Servers, err
+}
+
 // Status reports the execution status.
 func (c *Client) Status(ctx context.Context, status string) error {
 	return c.do(ctx, "PATCH", "/self/status", map[string]any{"execution_status": status}, nil)

@@ -199,6 +199,24 @@ type EndResult struct {
 	ReplyIDs  []string `json:"reply_ids"`
 }
 
+// MCPServer is one MCP server that the agent may use, with its credentials.
+type MCPServer struct {
+	Name    string            `json:"name"`
+	Source  string            `json:"source"`
+	Type    string            `json:"type"`
+	Command string            `json:"command,omitempty"`
+	Args    []string          `json:"args,omitempty"`
+	Env     map[string]string `json:"env,omitempty"`
+	URL     string            `json:"url,omitempty"`
+	Headers map[string]string `json:"headers,omitempty"`
+	Tools   []string          `json:"allowed_tools"` // nil: all
+}
+
+// MCPServers is the list of them.
+type MCPServers struct {
+	Servers []MCPServer `json:"mcp_servers"`
+}
+
 // DiskUsage reports the workspace.
 type DiskUsage struct {
 	TotalFiles   int64   `json:"total_files"`

@@ -35,6 +35,7 @@ type Store interface {
 	account.Accounts
 	account.PlatformKeys
 	account.ProviderKeys
+	account.MCPServers
 	account.Directory
 	account.Counters
 	Ping(ctx context.Context) error
@@ -62,6 +63,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		"FENCE-8 clock":             testClock,
 		"IDEM-3 places":             testPlaces,
 		"accounts and keys":         testAccounts,
+		"MCP-1 servers":             testMCPServers,
 		"RATE-1 counters":           testCounters,
 		"LIFE-6 purge":              testPurge,
 		"watch":                     testWatch,
@@ -650,6 +652,56 @@ func testPriorities(t *testing.T, k *kit) {
 	a.Body.Task.Of = ids["low"]
 	_, err = k.s.Accept(k.ctx, &a)
 	k.must(err)
+}
+
+// testMCPServers: names are unique in an account, and a write that was decided on an older version is refused.
+func testMCPServers(t *testing.T, k *kit) {
+	a := account.ID(agent.NewUUID())
+	put := func(name string) account.MCPServer {
+		t.Helper()
+		s := account.MCPServer{ID: agent.NewUUID(), Account: a, Name: name, Transport: "http", URL: "https://mcp.example/mcp", Status: account.MCPActive}
+		k.must(k.s.PutMCPServer(k.ctx, s))
+		s.Version = 1
+		return s
+	}
+	one, two := put("One"), put("one") // case-sensitive
+	again := one
+	again.ID, again.Version = agent.NewUUID(), 0
+	k.refused(k.s.PutMCPServer(k.ctx, again), fault.Conflict, "name_taken")
+	again.Account = account.ID(agent.NewUUID())
+	k.must(k.s.PutMCPServer(k.ctx, again)) // another account's names are its own
+	renamed := two
+	renamed.Name = "One"
+	k.refused(k.s.PutMCPServer(k.ctx, renamed), fault.Conflict, "name_taken")
+	renamed.Name = "uno"
+	k.must(k.s.PutMCPServer(k.ctx, renamed))
+	k.refused(k.s.PutMCPServer(k.ctx, renamed), fault.Conflict, "version")
+	got, err := k.s.MCPServer(k.ctx, a, two.ID)
+	k.must(err)
+	if got.Name != "uno" || got.Version != 2 || got.URL != two.URL {
+		t.Fatalf("%+v", got)
+	}
+	put("one") // free again
+	list, err := k.s.ListMCPServers(k.ctx, a)
+	k.must(err)
+	if len(list) != 3 || list[0].Name != "one" || list[2].Name != "One" {
+		t.Fatalf("%+v", list)
+	}
+	_, err = account.ChangeMCPServer(k.ctx, k.s, a, one.ID, func(s *account.MCPServer) (bool, error) {
+		s.Grants = append(s.Grants, account.MCPGrant{ID: "g", Agent: "x", Tools: []string{"t"}}, account.MCPGrant{ID: "h", Agent: "y"})
+		return true, nil
+	})
+	k.must(err)
+	k.must(account.RevokeAll(k.ctx, k.s, a, "x"))
+	if got, err = k.s.MCPServer(k.ctx, a, one.ID); err != nil || len(got.Grants) != 1 || got.Grant("y").Mode() != "all" {
+		t.Fatalf("MCP-5: %+v %v", got, err)
+	}
+	k.refused(k.s.DeleteMCPServer(k.ctx, a, one.ID, 1), fault.Conflict, "version")
+	k.must(k.s.DeleteMCPServer(k.ctx, a, one.ID, got.Version))
+	k.refused(k.s.DeleteMCPServer(k.ctx, a, one.ID, got.Version), fault.NotFound, "")
+	_, err = k.s.MCPServer(k.ctx, a, one.ID)
+	k.refused(err, fault.NotFound, "")
+	put("One")
 }
 
 func testBalance(t *testing.T, k *kit) {

@@ -21,6 +21,7 @@ import (
 	"syscall"
 	"time"
 
+	"troupe/cmd/runner/internal/mcp"
 	"troupe/cmd/runner/internal/tool"
 	"troupe/cmd/runner/internal/turn"
 	"troupe/cmd/runner/internal/workspace"
@@ -103,8 +104,10 @@ func Run(ctx context.Context, cfg Config) error {
 	nodes := runnerproto.NewNodes(cfg.API)
 	client := runnerproto.NewClient(nodes, cfg.Key)
 	host := &tool.Host{Workspace: ws, Home: cfg.Home, Client: client, Env: cfg.Env, MemoryBytes: 1 << 30}
+	manager := &mcp.Manager{From: client, Env: cfg.Env, Dir: cfg.Workspace, Version: cfg.Version, Log: cfg.Log}
+	defer manager.Close()
 	r := &runner{cfg: cfg, client: client, nodes: nodes, ws: ws, files: files, host: host,
-		turns: &turn.Runner{Client: client, Nodes: nodes, Host: host, Key: cfg.Key, Base: cfg.Base, Header: cfg.Headers, Log: cfg.Log, NewID: cfg.NewID}}
+		turns: &turn.Runner{Client: client, Nodes: nodes, Host: host, Key: cfg.Key, Base: cfg.Base, Header: cfg.Headers, Log: cfg.Log, NewID: cfg.NewID, Outside: manager.Tools}}
 	return r.run(ctx)
 }
 

@@ -52,10 +52,29 @@ type Tool struct {
 	run         func(h *Host, ctx context.Context, c *Call, in json.RawMessage) (string, error)
 }
 
+// New returns a tool that comes from outside this package.
+func New(name, description string, schema json.RawMessage, run func(ctx context.Context, in json.RawMessage) (out string, failed bool)) Tool {
+	return Tool{name, description, schema, func(_ *Host, ctx context.Context, _ *Call, in json.RawMessage) (string, error) {
+		out, failed := run(ctx, in)
+		if failed {
+			return "", failure(out)
+		}
+		return out, nil
+	}}
+}
+
+// failure is a text for the model that says itself that it is an error.
+type failure string
+
+func (f failure) Error() string { return string(f) }
+
 // Run calls the tool.
 func (t *Tool) Run(ctx context.Context, h *Host, c *Call, in json.RawMessage) (out string, isError bool) {
 	text, err := t.run(h, ctx, c, in)
 	if err != nil {
+		if f, told := err.(failure); told {
+			return clip(string(f)), true
+		}
 		return clip("Error: " + err.Error()), true
 	}
 	if text == "" {

@@ -50,6 +50,8 @@ type Runner struct {
 	Header map[string]string // of ANTHROPIC_CUSTOM_HEADERS
 	Log    *slog.Logger
 	NewID  func() string
+	// Outside are the tools that come from MCP servers; nil for none.
+	Outside func(ctx context.Context, configVersion int64) []tool.Tool
 
 	mu         sync.Mutex
 	open       *transcript.Transcript // of a persistent session, kept between turns
@@ -224,6 +226,9 @@ func (r *Runner) client(t *runnerproto.Turn) anthropic.Client {
 func (r *Runner) loop(ctx context.Context, t *runnerproto.Turn, self *runnerproto.Self, tr *transcript.Transcript, p *progress) *transcript.End {
 	client := r.client(t)
 	tools := tool.All()
+	if r.Outside != nil {
+		tools = append(tools, r.Outside(ctx, self.ConfigVersion)...)
+	}
 	var used int64
 	for range maxSteps {
 		if c := r.takeCompaction(); c != nil && c.Session == t.Session.ID {
