@@ -58,12 +58,13 @@ var arrows = map[string]string{
 	"http/api":                "",
 	"http/client":             "github.com/google/uuid",
 	"http/egress":             "actors/agent code.dny.dev/ssrf",
+	"http/mcp":                "actors/account actors/agent actors/fault github.com/modelcontextprotocol/go-sdk golang.org/x/oauth2",
 	"http/runnerproto":        "actors/agent actors/fault",
-	"http/route":              "actors/account actors/agent actors/fault actors/field github.com/fasthttp/router github.com/valyala/fasthttp",
+	"http/route":              "actors/account actors/agent actors/fault actors/field http/runnerproto github.com/fasthttp/router github.com/valyala/fasthttp",
 	"http/auth":               "actors/account actors/agent actors/fault persistence/seal github.com/golang-jwt/jwt golang.org/x/crypto",
-	"http/rest":               "actors/account actors/agent actors/agentclient actors/fault actors/field actors/protocol http/api http/auth http/route persistence/seal",
+	"http/rest":               "actors/account actors/agent actors/agentclient actors/fault actors/field actors/protocol http/api http/auth http/mcp http/route persistence/seal",
 	"http/gateway":            "actors/account actors/agent actors/agentclient actors/fault actors/protocol http/route persistence/seal github.com/valyala/fasthttp",
-	"http/runnerapi":          "actors/account actors/agent actors/agentclient actors/fault actors/field actors/protocol http/rest http/route http/runnerproto github.com/valyala/fasthttp",
+	"http/runnerapi":          "actors/account actors/agent actors/agentclient actors/fault actors/field actors/protocol http/mcp http/rest http/route http/runnerproto github.com/valyala/fasthttp",
 }
 
 func TestRoomsImportOnlyWhatLiesBelow(t *testing.T) {

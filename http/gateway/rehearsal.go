@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -95,6 +96,10 @@ func readScript(prompt string) (s script) {
 	return s
 }
 
+// failTypes are the errors of the Messages API by status.
+var failTypes = map[int]string{400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
+	413: "request_too_large", 429: "rate_limit_error", 529: "overloaded_error"}
+
 // RoundTrip answers a call of the Messages API, as http.RoundTripper.
 func (Rehearsal) RoundTrip(req *http.Request) (*http.Response, error) {
 	body, err := io.ReadAll(req.Body)
@@ -119,7 +124,7 @@ func (Rehearsal) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	switch {
 	case s.fail > 0:
-		return answer(req, s.fail, errorBody("api_error", "the rehearsal fails as asked")), nil
+		return answer(req, s.fail, errorBody(cmp.Or(failTypes[s.fail], "api_error"), "the rehearsal fails as asked")), nil
 	case s.over || input > windowTokens:
 		return answer(req, 400, errorBody("invalid_request_error", fmt.Sprintf("prompt is too long: %d tokens > %d maximum", input, windowTokens))), nil
 	}

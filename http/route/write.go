@@ -9,6 +9,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"troupe/actors/fault"
+	"troupe/http/runnerproto"
 )
 
 // statuses is the one place that maps kinds of failure to HTTP.
@@ -51,6 +52,9 @@ func Fail(ctx *fasthttp.RequestCtx, requestID string, anthropic bool, err error)
 		ctx.Response.Header.Set("Retry-After", strconv.Itoa(max(1, int(f.Retry.Seconds()))))
 	}
 	if anthropic {
+		if f.Kind == fault.Unavailable {
+			ctx.Response.Header.Set(runnerproto.HeaderCode, f.Code)
+		}
 		b := anthropicError{Type: "error", RequestID: requestID}
 		b.Error.Type, b.Error.Message = anthropicTypes[f.Kind], f.Message
 		if b.Error.Type == "" {

@@ -10,6 +10,10 @@ const Version = 1
 // HeaderNodes lists the base URLs of the live nodes in answers to attach and heartbeat, so that a runner can fail over.
 const HeaderNodes = "X-Troupe-Nodes"
 
+// HeaderCode tells a runner that the installation itself could not serve a model call for the moment, rather than the model
+// service: the same call may be made again. Clients of the Anthropic API know nothing of it.
+const HeaderCode = "X-Troupe-Code"
+
 // HeaderEpoch and HeaderTurn bind a call to the runner and turn that make it (FENCE-4, LLM-2).
 const (
 	HeaderEpoch = "X-Troupe-Runner-Epoch"

@@ -64,7 +64,8 @@ type server struct {
 	mu      sync.Mutex
 	cfg     runnerproto.MCPServer
 	session *mcp.ClientSession
-	group   int // process group; 0: none
+	end     context.CancelFunc // ends what the connection runs on
+	group   int                // process group; 0: none
 	tools   []*mcp.Tool
 	stale   bool // the server says that its tools have changed
 	failed  time.Time
@@ -171,10 +172,13 @@ func (s *server) drop() {
 	if s.session != nil {
 		_ = s.session.Close() // waits for the process
 	}
+	if s.end != nil {
+		s.end()
+	}
 	if s.group > 0 {
 		_ = syscall.Kill(-s.group, syscall.SIGKILL) // whatever it left behind
 	}
-	s.session, s.group, s.tools = nil, 0, nil
+	s.session, s.end, s.group, s.tools = nil, nil, 0, nil
 }
 
 // ready makes sure that there is a connection and a list of tools. Again connects even if it failed a moment ago.
@@ -187,11 +191,11 @@ func (s *server) ready(ctx context.Context, m *Manager, again bool) error {
 	if s.session == nil && !again && time.Since(s.failed) < retryAfter {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, connectWithin)
-	defer cancel()
 	err := s.connect(ctx, m)
 	if err == nil {
-		err = s.list(ctx)
+		within, cancel := context.WithTimeout(ctx, connectWithin)
+		err = s.list(within)
+		cancel()
 	}
 	if err != nil {
 		s.drop()
@@ -229,7 +233,12 @@ func (s *server) connect(ctx context.Context, m *Manager) error {
 				s.mu.Unlock()
 			}()
 		}})
-	session, err := c.Connect(ctx, tr, nil)
+	life, end := context.WithCancel(context.WithoutCancel(ctx)) // an SSE connection lives as long as what it was made with
+	s.end = end
+	late := time.AfterFunc(connectWithin, end)
+	defer late.Stop()
+	defer context.AfterFunc(ctx, end)()
+	session, err := c.Connect(life, tr, nil)
 	if cmd != nil && cmd.Process != nil {
 		s.group = cmd.Process.Pid
 	}

@@ -292,14 +292,20 @@ func (r *Runner) interrupted(ctx context.Context) *transcript.End {
 	return nil
 }
 
+// unserved says whether it was the installation that could not serve the call, its store being away, not the model service.
+func unserved(e *anthropic.Error) bool {
+	return e.StatusCode == http.StatusServiceUnavailable && e.Response != nil && e.Response.Header.Get(runnerproto.HeaderCode) != ""
+}
+
 // patient repeats a model call whose connection broke: the node that carried it may be gone, and another one may take it
-// (REC-8). Answers of the service are final here; the SDK has repeated those that may be.
+// (REC-8); so it does with calls that the installation could not serve. Answers of the service are final here; the SDK has
+// repeated those that may be.
 func (r *Runner) patient(ctx context.Context, ask func() (*anthropic.Message, error)) (*anthropic.Message, error) {
 	deadline := time.Now().Add(waitForGateway)
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 3*time.Second) {
 		msg, err := ask()
 		var api *anthropic.Error
-		if err == nil || errors.As(err, &api) || time.Now().After(deadline) {
+		if err == nil || errors.As(err, &api) && !unserved(api) || time.Now().After(deadline) {
 			return msg, err
 		}
 		r.Log.Warn("model call broke", "err", err)
