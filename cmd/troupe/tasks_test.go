@@ -207,3 +207,28 @@ func TestLEG_5_AResultSurvivesTheRunner(t *testing.T) {
 		t.Errorf("%s", a.body)
 	}
 }
+
+func TestLLM_8_TheUsageSummary(t *testing.T) {
+	stores(t, func(t *testing.T, change func(*Config)) {
+		w := startWorld(t, change)
+		made := w.want(w.call("POST", "/agent/create", map[string]any{"name": "old", "anthropic_api_key": "sk-ant-x"}), 201)
+		one, two := strings.TrimPrefix(made.str("uuid"), "agt_"), w.agent(map[string]any{"name": "two"})
+		w.ask(one, "!say a\n!tokens 40")
+		w.ask(two, "!say b\n!tokens 100")
+		w.ask(two, "!say b\n!tokens 100")
+		a := w.want(w.call("GET", "/v1/spotlight/analytics/usage-summary", nil, "Authorization", "Bearer "+made.str("platform_api_key")), 200) // AUTH-4
+		for _, period := range []string{"today", "this_week", "this_month"} {
+			rows := a.get(period + ".by_agent").([]any)
+			if a.num(period+".total_output_tokens") != 240 || a.num(period+".total_requests") != 3 || len(rows) != 2 || a.num(period+".total_input_tokens") <= 0 {
+				t.Fatalf("%s: %s", period, a.body)
+			}
+			if first := rows[0].(map[string]any); first["agent_uuid"] != two || first["agent_name"] != "two" || first["output_tokens"] != 200.0 || first["requests"] != 2.0 {
+				t.Errorf("%s: %v", period, first)
+			}
+		}
+		other := w.user("other@acme.test")
+		if a := other.want(other.call("GET", "/v1/spotlight/analytics/usage-summary", nil), 200); a.num("today.total_requests") != 0 {
+			t.Errorf("%s", a.body)
+		}
+	})
+}

@@ -538,6 +538,30 @@ type LegacyTaskCancelled struct {
 	CancelledAt string `json:"cancelled_at"`
 }
 
+// AgentUsage is what one agent has used in a period.
+type AgentUsage struct {
+	UUID     string `json:"agent_uuid"`
+	Name     string `json:"agent_name"`
+	Input    int64  `json:"input_tokens"`
+	Output   int64  `json:"output_tokens"`
+	Requests int64  `json:"requests"`
+}
+
+// UsagePeriod is what an account's agents have used in a period.
+type UsagePeriod struct {
+	Input    int64        `json:"total_input_tokens"`
+	Output   int64        `json:"total_output_tokens"`
+	Requests int64        `json:"total_requests"`
+	ByAgent  []AgentUsage `json:"by_agent"`
+}
+
+// UsageSummary is the usage of the present periods.
+type UsageSummary struct {
+	Today UsagePeriod `json:"today"`
+	Week  UsagePeriod `json:"this_week"`
+	Month UsagePeriod `json:"this_month"`
+}
+
 // TokenUsage is a sum of model calls.
 type TokenUsage struct {
 	Input      int64 `json:"input_tokens"`

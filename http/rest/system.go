@@ -17,6 +17,7 @@ func (r *rest) systemRoutes() []route.Route {
 		o("/health", "getHealth", r.health),
 		o("/health/deep", "getDeepHealth", r.deepHealth),
 		{Method: "GET", Path: "/v1/cluster", Op: "getCluster", Access: route.Admin, Handle: r.cluster},
+		{Method: "GET", Path: "/v1/spotlight/analytics/usage-summary", Op: "getUsageSummary", Access: route.Account, Handle: r.usageSummary},
 		o("/metrics", "getMetrics", r.metrics),
 		o("/openapi.yaml", "getOpenapiDocument", func(*route.Call) (route.Response, error) {
 			return route.Response{Status: 200, Body: api.OpenAPI, Type: "application/yaml"}, nil
