@@ -192,7 +192,7 @@ func (c *cli) agentCommands() *cobra.Command {
 			return c.call(cmd, method, strings.ReplaceAll(path, "{id}", url.PathEscape(args[0])), nil, columns...)
 		}}
 	}
-	a.AddCommand(c.agentCreate(), c.agentUpdate(), c.agentDelete(), c.agentBalance(),
+	a.AddCommand(c.agentCreate(), c.agentUpdate(), c.agentDelete(), c.agentBalance(), c.agentWatch(),
 		&cobra.Command{Use: "list", Short: "List agents", Args: exactly(0), RunE: func(cmd *cobra.Command, _ []string) error {
 			return c.call(cmd, "GET", "/v1/agent/list?limit=100", nil, "id", "name", "status", "message_count", "created_at")
 		}},
