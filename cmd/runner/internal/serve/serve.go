@@ -74,10 +74,9 @@ type runner struct {
 }
 
 type work struct {
-	turn       *runnerproto.Turn // empty while a session is condensed between turns
-	condensing string            // the compaction, then
-	cancel     context.CancelCauseFunc
-	ended      chan struct{}
+	turn   *runnerproto.Turn // empty while a session is condensed between turns
+	cancel context.CancelCauseFunc
+	ended  chan struct{}
 }
 
 // Run is the whole life of the process. It returns nil after an orderly end.
@@ -308,7 +307,7 @@ func (r *runner) handle(ctx context.Context, e runnerproto.Event, stop context.C
 	r.mu.Unlock()
 	switch e.Event {
 	case "sync":
-		if e.Turn != nil || e.CompactionID == "" || !r.condenses(e.CompactionID) {
+		if e.Turn != nil || e.CompactionID == "" || !r.turns.InHand(e.CompactionID) {
 			r.reconcile(ctx, e.Turn)
 		}
 	case "turn.start":
@@ -326,42 +325,43 @@ func (r *runner) handle(ctx context.Context, e runnerproto.Event, stop context.C
 	}
 }
 
-// compact hands a compaction to the running turn, which does it between two model calls, or does it at once when none runs.
+// compact hands a compaction to the running turn, which does it between two model calls, or does it when none runs.
 func (r *runner) compact(ctx context.Context, e runnerproto.Event) {
-	r.turns.RequestCompaction(turn.Condense{Session: e.SessionID, ID: e.CompactionID, Model: e.Model, Summarize: e.Summarize, Continuation: e.Continuation, Before: e.ContextTokens})
+	r.turns.RequestCompaction(turn.Condense{Session: e.SessionID, ID: e.CompactionID, Model: e.Model, SDK: e.SDKSessionID, Summarize: e.Summarize, Continuation: e.Continuation, Before: e.ContextTokens})
+	r.condense(ctx)
+}
+
+// condense does a compaction that waits, unless something is being worked on: then it is called again at its end.
+func (r *runner) condense(ctx context.Context) {
 	r.mu.Lock()
-	busy := r.current != nil
-	var w *work
-	var tctx context.Context
-	if !busy {
-		var cancel context.CancelCauseFunc
-		tctx, cancel = context.WithCancelCause(ctx)
-		w = &work{turn: &runnerproto.Turn{}, condensing: e.CompactionID, cancel: cancel, ended: make(chan struct{})} // it has the transcript to itself
-		r.current = w
-	}
-	r.mu.Unlock()
-	if busy {
+	defer r.mu.Unlock()
+	if r.current != nil || ctx.Err() != nil || !r.turns.Waiting() {
 		return
 	}
+	tctx, cancel := context.WithCancelCause(ctx)
+	w := &work{turn: &runnerproto.Turn{}, cancel: cancel, ended: make(chan struct{})} // it has the transcript to itself
+	r.current = w
 	r.wg.Add(1)
 	go func() {
 		defer r.wg.Done()
 		defer close(w.ended)
 		defer w.cancel(nil)
-		r.turns.CompactIdle(tctx, e.SDKSessionID)
-		r.mu.Lock()
-		if r.current == w {
-			r.current = nil
-		}
-		r.mu.Unlock()
+		r.turns.CompactIdle(tctx)
+		r.finished(ctx, w)
 	}()
 }
 
-// condenses says whether a compaction is in hand between turns.
-func (r *runner) condenses(id string) bool {
+// finished gives the place of what is worked on free.
+func (r *runner) finished(ctx context.Context, w *work) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.current != nil && r.current.condensing == id
+	mine := r.current == w
+	if mine {
+		r.current = nil
+	}
+	r.mu.Unlock()
+	if mine {
+		r.condense(ctx)
+	}
 }
 
 // reconcile brings what runs here in line with what should run (RUN-5).
@@ -398,11 +398,7 @@ func (r *runner) start(ctx context.Context, t *runnerproto.Turn) {
 		} else {
 			r.cfg.Log.Error("configuration not read", "err", err)
 		}
-		r.mu.Lock()
-		if r.current == w {
-			r.current = nil
-		}
-		r.mu.Unlock()
+		r.finished(ctx, w)
 		if tctx.Err() == nil {
 			r.reportDisk(ctx)
 		}

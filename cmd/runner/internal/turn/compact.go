@@ -27,18 +27,45 @@ const (
 
 // Condense is a compaction that the control plane asked for (COMP-2).
 type Condense struct {
-	Session, ID, Model      string
+	Session, ID, Model, SDK string
 	Summarize, Continuation string
 	Before                  int64
+	within                  bool // asked for while a turn runs, for that turn
 }
 
-// RequestCompaction leaves a compaction for the next safe point; a newer one replaces it. One that is in hand or done is known
-// already: commands may come again (RUN-4).
+// RequestCompaction leaves a compaction for the next safe point of the running turn, or for CompactIdle when none runs or the
+// turn is being reported; a newer one replaces it. One that is in hand or done is known already: commands may come again (RUN-4).
 func (r *Runner) RequestCompaction(c Condense) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if c.ID != r.condensing {
+		c.within = r.working
 		r.condense = &c
+	}
+}
+
+// Waiting says whether a compaction waits that belongs to no turn.
+func (r *Runner) Waiting() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.condense != nil && !r.condense.within
+}
+
+// InHand says whether this compaction waits or is being done.
+func (r *Runner) InHand(id string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.condensing == id || r.condense != nil && r.condense.ID == id
+}
+
+// atWork notes whether a turn can still come to a safe point. A compaction that its turn did not come to is void: the control
+// plane gave it up with the turn.
+func (r *Runner) atWork(yes bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.working = yes
+	if !yes && r.condense != nil && r.condense.within {
+		r.condense = nil
 	}
 }
 
@@ -60,15 +87,15 @@ func (r *Runner) again() {
 	r.mu.Unlock()
 }
 
-// CompactIdle carries out a compaction that waits while no turn runs. SDK is the session's transcript.
-func (r *Runner) CompactIdle(ctx context.Context, sdk string) {
+// CompactIdle carries out a compaction that waits while no turn runs.
+func (r *Runner) CompactIdle(ctx context.Context) {
 	c := r.takeCompaction()
 	if c == nil {
 		return
 	}
 	if r.open == nil || r.session != c.Session {
 		r.close()
-		tr, err := transcript.Open(r.Host.Home, sdk)
+		tr, err := transcript.Open(r.Host.Home, c.SDK)
 		if err != nil {
 			r.reportCompaction(ctx, c, runnerproto.Compaction{Status: "failed", Error: "The transcript could not be opened"})
 			return

@@ -56,3 +56,30 @@ func FuzzReadable(f *testing.F) {
 		}
 	})
 }
+
+// A turn is over for the control plane before it is over here: a compaction that is asked for in between must not wait for a
+// safe point that never comes.
+func TestCOMP_1_ACompactionThatComesAsTheTurnEnds(t *testing.T) {
+	r := &Runner{}
+	r.atWork(true)
+	r.RequestCompaction(Condense{ID: "one", Session: "s"})
+	if r.Waiting() {
+		t.Error("a compaction of the running turn is done beside it")
+	}
+	r.atWork(false) // the turn ended without coming to it
+	if r.InHand("one") || r.takeCompaction() != nil {
+		t.Error("a compaction outlived its turn")
+	}
+	r.RequestCompaction(Condense{ID: "two", Session: "s"}) // the end has been reported, and answered by this
+	r.atWork(false)                                        // the turn's work here is over
+	if !r.Waiting() || !r.InHand("two") {
+		t.Fatal("it is forgotten")
+	}
+	if c := r.takeCompaction(); c == nil || c.ID != "two" || r.Waiting() {
+		t.Errorf("%+v", c)
+	}
+	r.RequestCompaction(Condense{ID: "two", Session: "s"}) // the command comes again
+	if r.Waiting() {
+		t.Error("it is done twice")
+	}
+}

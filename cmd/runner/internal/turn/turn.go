@@ -59,6 +59,7 @@ type Runner struct {
 	remind     string
 	condense   *Condense // a compaction that waits for a safe point
 	condensing string    // id of the one that is in hand, or was done last
+	working    bool      // a turn runs that will come to a safe point, or end without
 }
 
 // Remind leaves a reminder for the next safe point; a newer one replaces it (REM-4).
@@ -94,6 +95,8 @@ func systemPrompt(s *runnerproto.Self) string {
 func (r *Runner) Run(ctx context.Context, t *runnerproto.Turn, self *runnerproto.Self) {
 	p := newProgress(r.Client, t.TurnID)
 	defer p.close()
+	r.atWork(true)
+	defer r.atWork(false)
 	tr, err := r.load(ctx, t)
 	if err != nil {
 		r.Log.Error("transcript", "turn_id", t.TurnID, "err", err)
@@ -185,6 +188,7 @@ func endRequest(tr *transcript.Transcript, e transcript.End) runnerproto.EndRequ
 
 // report ends the turn at the control plane, again and again until it answers (RUN-9).
 func (r *Runner) report(ctx context.Context, t *runnerproto.Turn, end runnerproto.EndRequest) {
+	r.atWork(false)
 	ctx = context.WithoutCancel(ctx)
 	deadline := time.Now().Add(10 * time.Minute) // heartbeats go on meanwhile; a replaced runner is refused at once
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 3*time.Second) {
