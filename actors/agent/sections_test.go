@@ -178,3 +178,89 @@ func TestHOOK_2_TheTableOfTheContract(t *testing.T) {
 		t.Errorf("the contract has %d of the %d hooks", len(found), len(hooks))
 	}
 }
+
+// TestQUE_3_TheMatrix is the table of section 10: what one new message does to an active agent.
+func TestQUE_3_TheMatrix(t *testing.T) {
+	for _, mode := range []SessionMode{Ephemeral, Persistent} {
+		for _, queue := range []string{"collect", "interrupt"} {
+			for _, state := range []string{"idle", "running", "compacting", "paused", "empty"} {
+				name := string(mode) + ", " + queue + ", " + state
+				b := newBench(t)
+				b.m.Spec.SessionMode = mode
+				b.up()
+				finished := func(id MessageID) {
+					b.say(id).look()
+					b.accepted()
+					_, err := b.end(Completed)
+					b.must(err)
+				}
+				finished("before")
+				former := b.m.S.Session
+				var running TurnID
+				switch state {
+				case "running":
+					b.say("first").look()
+					b.accepted()
+					running, former = b.m.S.Turn.ID, b.m.S.Session
+				case "compacting":
+					if mode == Ephemeral { // a session that closes with its turn is not condensed between turns
+						continue
+					}
+					b.m.S.Session.SDK, b.m.S.Session.Context = "sdk-1", b.m.Spec.Config.Compaction.Threshold
+					if b.look(); b.m.S.Compaction == nil {
+						t.Fatal("no compaction is due")
+					}
+				case "paused":
+					b.must(b.step(func(m *Machine) error { return m.Command(Pause) }))
+				case "empty":
+					b.m.F.Balance = 0
+				}
+				b.say("new")
+				if queue == "interrupt" {
+					b.m.F.Interrupt = b.msgs["new"].Seq
+				}
+				b.look()
+				switch state {
+				case "paused", "empty":
+					if b.m.S.Turn != nil {
+						t.Errorf("%s: a turn started", name)
+					}
+					b.wants("new", Pending, "")
+					continue
+				case "compacting":
+					if b.m.S.Turn != nil || b.m.S.Compaction == nil {
+						t.Fatalf("%s: it did not wait for the compaction", name)
+					}
+					c := b.m.S.Compaction.ID
+					b.must(b.step(func(m *Machine) error {
+						after := int64(100)
+						return m.Compacted(m.S.Session.ID, CompactReport{ID: c, Done: true, After: &after, SDK: "sdk-2"})
+					}))
+				case "running":
+					cancelled := b.m.S.Turn.Cancel != nil
+					if b.m.S.Turn.ID != running || cancelled != (queue == "interrupt") {
+						t.Fatalf("%s: turn %+v", name, b.m.S.Turn)
+					}
+					b.wants("new", Pending, "")
+					outcome := Completed
+					if cancelled {
+						outcome = Cancelled
+					}
+					_, err := b.end(outcome)
+					b.must(err)
+					b.wants("first", Read, outcome)
+				}
+				turn := b.m.S.Turn
+				if turn == nil || b.batch() != "new" {
+					t.Fatalf("%s: no turn for the new message: %q", name, b.batch())
+				}
+				if same := former != nil && turn.Session == former.ID; same != (mode == Persistent) {
+					t.Errorf("%s: the session went on: %v", name, same)
+				}
+				if hook := turn.Hook == HookInterrupt; hook != (mode == Persistent && queue == "interrupt" && state == "running") {
+					t.Errorf("HOOK-8: %s: hook %s", name, turn.Hook)
+				}
+			}
+		}
+	}
+}

@@ -243,8 +243,8 @@ func (w *world) ask(ctx context.Context, method, path string, in any) (map[strin
 
 func (w *world) makeAgents(ctx context.Context, n int) (ids []string, err error) {
 	for i := range n {
-		doc, err := w.ask(ctx, "POST", "/v1/agent/create", map[string]any{"name": fmt.Sprintf("chaos %d", i), "output_token_balance": 1 << 40, "timeout_seconds": turnLimit / time.Second,
-			"session_mode": []string{"ephemeral", "persistent"}[i%2]})
+		doc, err := w.ask(ctx, "POST", "/v1/agent/create", map[string]any{"name": fmt.Sprintf("chaos %d", i), "output_token_balance": 1 << 40,
+			"configuration": map[string]any{"timeout_seconds": turnLimit / time.Second}, "session_mode": []string{"ephemeral", "persistent"}[i%2]})
 		if err != nil {
 			return nil, err
 		}

@@ -177,3 +177,21 @@ func TestRUN_7_ACancelledTurnIsInTheTranscript(t *testing.T) {
 		t.Errorf("%v\n%s", err, b)
 	}
 }
+
+// Whatever hangs, the turn ends within its bound, and the agent goes on.
+func TestTURN_7_WhateverHangs(t *testing.T) {
+	w := startWorld(t, func(c *Config) { c.Sandbox = "off" })
+	for name, text := range map[string]string{"a tool": `!tool shell {"command":"trap '' TERM; sleep 300"}`, "the model": "!slow 300s"} {
+		id := w.agent(map[string]any{"configuration": map[string]any{"timeout_seconds": 1}})
+		began := time.Now()
+		m := w.say(id, text)
+		w.until("the turn of "+name+" ended", func() bool { return w.call("GET", "/v1/agent/"+id+"/messages/"+m, nil).get("outcome") != nil })
+		a := w.call("GET", "/v1/agent/"+id+"/messages/"+m, nil)
+		if a.str("outcome") != "failed" || a.str("failure_reason") != "timeout" || time.Since(began) > 12*time.Second {
+			t.Errorf("%s: %s after %s", name, a.body, time.Since(began))
+		}
+		if a := w.ask(id, "!say alive"); a.str("outcome") != "completed" {
+			t.Errorf("after %s hung: %s", name, a.body)
+		}
+	}
+}
