@@ -44,8 +44,43 @@ func (w *World) holder() int {
 	return -1
 }
 
-// TestScenarios are the ways in which such systems are known to lose work, each played by hand. Those of schedules, reminders
-// and compaction arrive with them.
+// alive lets the runner's heartbeats go on while its turn does nothing that ends.
+func (w *World) alive(ms int64) {
+	for end := w.st.clock + ms; w.st.clock < end; {
+		w.st.f.LeaseMS, w.st.f.HeartbeatMS = w.st.now()+agent.RunnerLease.Milliseconds(), w.st.now()
+		w.Tick(10_000)
+	}
+}
+
+// context is the runner's report of how much its last model call read.
+func (w *World) context(tokens int64) error {
+	r := w.pods.run
+	r.progress++
+	turn, entries := r.turn, []agent.ProgressEntry{{Seq: r.progress, Kind: "context", ContextTokens: tokens}}
+	return r.ask(func(m *agent.Machine) error {
+		_, _, err := m.Progress(turn, entries)
+		return err
+	})
+}
+
+// transcript is the runner's report of the transcript behind its session.
+func (w *World) transcript(t *testing.T) {
+	t.Helper()
+	if err := w.pods.run.ask(func(m *agent.Machine) error { return m.SetTranscript(m.S.Session.ID, "sdk-1", 0, false) }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// condensed is the runner's report of the compaction that it was asked for.
+func (w *World) condensed(after int64, sdk string) error {
+	c := *w.st.view().Compaction
+	return w.pods.run.ask(func(m *agent.Machine) error {
+		return m.Compacted(c.Session, agent.CompactReport{ID: c.ID, Done: true, After: &after, SDK: sdk})
+	})
+}
+
+// TestScenarios are the ways in which such systems are known to lose work, each played by hand. Those of schedules arrive with
+// them.
 func TestScenarios(t *testing.T) {
 	for name, play := range map[string]func(t *testing.T) *World{
 		"ack-before-durable": func(t *testing.T) *World {
@@ -174,6 +209,103 @@ func TestScenarios(t *testing.T) {
 			}
 			if replies != 1 || w.st.view().Turn != nil {
 				t.Errorf("FENCE-5: three times the same end left %d replies", replies)
+			}
+			return w
+		},
+		"reminder-feeds-itself": func(t *testing.T) *World {
+			w := calm()
+			w.spec.Config.TimeoutSeconds = 7200
+			w.Send(false)
+			w.until(t, "a turn is confirmed", func(s *agent.State) bool { return s.Turn != nil && s.Turn.Accepted })
+			w.Send(false) // it waits unread
+			starts, began := w.Starts, w.st.clock
+			for range 10 {
+				before := w.sent["reminder"]
+				w.alive(w.spec.Config.ReminderMS + 10_000)
+				if n := w.sent["reminder"] - before; n < 1 || n > 2 {
+					t.Errorf("REM-3: %d reminders in an interval", n)
+				}
+				for range 20 { // what the model does about it is no reason for another one
+					if err := w.context(1000); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			most := int((w.st.clock-began)/w.spec.Config.ReminderMS) + 1
+			if n := w.sent["reminder"]; n > most || w.Starts != starts {
+				t.Errorf("%d reminders where %d are due, %d pods", n, most, w.Starts-starts+1)
+			}
+			return w
+		},
+		"compaction-no-progress": func(t *testing.T) *World {
+			w := busy(t)
+			w.spec.Config.TimeoutSeconds = 7200
+			w.transcript(t)
+			full := w.spec.Config.Compaction.Threshold + 1
+			for i := range 5 { // condensed, and as large as before
+				if err := w.context(full); err != nil {
+					t.Fatal(err)
+				}
+				if w.st.view().Compaction == nil {
+					if i == 0 {
+						t.Fatal("COMP-1: no compaction is due")
+					}
+					break
+				}
+				if i > 0 {
+					t.Fatal("COMP-6: the turn is condensed again")
+				}
+				if err := w.condensed(full, "sdk-2"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			asked := 0
+			for i := range 20 { // nor later, until there is something more to condense (COMP-5)
+				w.Send(false)
+				told := false
+				w.until(t, "it is answered", func(s *agent.State) bool {
+					if s.Turn != nil && s.Turn.Accepted && !told {
+						told = true
+						_ = w.context(full + int64(i)*3000)
+						s = w.st.view()
+					}
+					if s.Compaction != nil && s.Compaction.SentMS > 0 && w.pods.run != nil && w.pods.run.epoch > 0 {
+						asked++
+						_ = w.condensed(s.Session.Context, "sdk-3")
+					}
+					return s.Turn == nil && len(w.st.queue) == 0 && s.Compaction == nil
+				})
+			}
+			if asked == 0 || asked > 8 { // 60000 tokens more
+				t.Errorf("%d compactions in 20 turns led to nothing", asked)
+			}
+			return w
+		},
+		"checkpoint-promoted-early": func(t *testing.T) *World {
+			w := busy(t)
+			w.transcript(t)
+			if err := w.context(w.spec.Config.Compaction.Threshold + 1); err != nil {
+				t.Fatal(err)
+			}
+			w.Rates.Store = 100
+			for range 20 {
+				if err := w.condensed(100, "sdk-2"); err == nil {
+					t.Fatal("a report was taken that is stored nowhere")
+				}
+				if s := w.st.view(); s.Compaction == nil { // it took effect, and only the answer was lost
+					break
+				} else if s.Session.SDK != "sdk-1" {
+					t.Fatalf("COMP-5: the session is %s before the report is durable", s.Session.SDK)
+				}
+			}
+			w.Rates.Store = 0
+			if w.st.view().Compaction != nil {
+				if err := w.condensed(100, "sdk-2"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if s := w.st.view().Session; s.SDK != "sdk-2" || s.Compactions != 1 {
+				t.Errorf("%+v", s)
 			}
 			return w
 		},

@@ -160,6 +160,7 @@ func (s *store) commit(c *agent.Commit) (agent.Committed, error) {
 		s.f.CommandSeq++
 		x.Seq = s.f.CommandSeq
 		s.cmds = append(s.cmds, x)
+		s.w.sent[x.Kind]++
 	}
 	if c.Attach > 0 {
 		s.f.RunnerEpoch++

@@ -38,11 +38,12 @@ type World struct {
 	ids    int
 	outage int64 // ms that nobody could act
 	acked  map[agent.MessageID]bool
+	sent   map[string]int // commands to the runner, by kind
 }
 
 // New returns a world of three nodes.
 func New(seed uint64) *World {
-	w := &World{r: rand.New(rand.NewPCG(seed, 1)), set: agent.Settings{}.WithDefaults(), acked: map[agent.MessageID]bool{}, Rates: Rates{Store: 5, Cut: 3, Freeze: 3}}
+	w := &World{r: rand.New(rand.NewPCG(seed, 1)), set: agent.Settings{}.WithDefaults(), acked: map[agent.MessageID]bool{}, sent: map[string]int{}, Rates: Rates{Store: 5, Cut: 3, Freeze: 3}}
 	w.spec = agent.NewSpec("agent", w.set)
 	w.spec.Config.TimeoutSeconds = 300
 	if seed%2 == 0 {
