@@ -58,6 +58,14 @@ func (m *Machine) compactDue() bool {
 	return t.Accepted && t.SentMS > 0 && t.Cancel == nil && !t.Compacted
 }
 
+// counted is how much the open session's last model call has read: as the gateway counted it, else as the runner says (COMP-1).
+func (m *Machine) counted(reported int64) int64 {
+	if s := m.S.Session; s != nil && m.F.Context > 0 && m.F.ContextOf == s.ID {
+		return m.F.Context
+	}
+	return reported
+}
+
 // lookCompaction starts a compaction that is due, gives the next attempt to the runner, and gives up on one that is silent.
 func (m *Machine) lookCompaction() bool {
 	if m.compactDue() {
@@ -136,6 +144,7 @@ func (m *Machine) Compacted(session SessionID, r CompactReport) error {
 	if r.After != nil { // a summary that is itself too large must not start the next one at once (COMP-6)
 		s.Context, s.CompactAt = *r.After, *r.After+compactStep
 	}
+	m.head(HeadContext, "")
 	m.endCompaction("completed", "")
 	m.S.LastCondensed = r.SDK
 	return nil

@@ -181,3 +181,24 @@ func TestCOMP_4_InstructionsAreAppended(t *testing.T) {
 		t.Errorf("HOOK-5: %q", text)
 	}
 }
+
+func TestCOMP_1_WhatTheGatewayCountedCounts(t *testing.T) {
+	b := full(t, DefaultThreshold-1)
+	if b.m.S.Compaction != nil {
+		t.Fatal("due too early")
+	}
+	b.say("more").look()
+	b.accepted()
+	b.m.F.Context, b.m.F.ContextOf = DefaultThreshold+5, b.m.S.Session.ID
+	b.must(b.step(func(m *Machine) error {
+		_, _, err := m.Progress(m.S.Turn.ID, []ProgressEntry{{Seq: m.S.Turn.Progress + 1, Kind: "context", ContextTokens: 17}})
+		return err
+	}))
+	if c := b.m.S.Compaction; c == nil || c.Before != DefaultThreshold+5 {
+		t.Fatalf("the runner's word was taken: %+v", c)
+	}
+	b.m.F.Context, b.m.F.ContextOf = 1<<20, "another session"
+	if b.m.counted(17) != 17 {
+		t.Error("the count of another session was taken")
+	}
+}

@@ -47,7 +47,7 @@ func (m *Machine) SetTranscript(id SessionID, sdk string, context int64, lost bo
 	}
 	s.SDK = sdk
 	if context > 0 {
-		s.Context = context
+		s.Context = m.counted(context)
 	}
 	m.putSession()
 	return nil

@@ -224,7 +224,7 @@ func (m *Machine) Progress(id TurnID, entries []ProgressEntry) (seq, deadline in
 			}
 		case "context":
 			if m.S.Session != nil {
-				m.S.Session.Context = e.ContextTokens
+				m.S.Session.Context = m.counted(e.ContextTokens)
 			}
 		}
 	}
@@ -310,8 +310,8 @@ func (m *Machine) EndTurn(e End, older func(MessageID) (Message, bool)) (Ended, 
 		if e.SDK != "" {
 			s.SDK = e.SDK
 		}
-		if e.Context > 0 {
-			s.Context = e.Context
+		if n := m.counted(e.Context); n > 0 {
+			s.Context = n
 		}
 	}
 	reason := e.Reason

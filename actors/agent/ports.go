@@ -39,10 +39,12 @@ type Figures struct {
 	Execution    string
 	RunnerInfo   string // version and endpoint as reported by attach, JSON
 	CommandSeq   int64
-	NowMS        int64 // the agent's time: the store's clock at reading, never below the last instant written (GEN-1)
-	ClockMS      int64 // the store's clock at reading
-	Version      int64 // of the snapshot at reading
-	Epoch        int64 // of the present claim
+	Context      int64     // input tokens of the newest model call of a turn that the gateway has counted; 0: none since the last compaction
+	ContextOf    SessionID // and its session
+	NowMS        int64     // the agent's time: the store's clock at reading, never below the last instant written (GEN-1)
+	ClockMS      int64     // the store's clock at reading
+	Version      int64     // of the snapshot at reading
+	Epoch        int64     // of the present claim
 	Member       string
 	Deleted      bool
 }
@@ -191,6 +193,7 @@ const (
 	HeadTurnEnd     = "tend"   // and when, ms
 	HeadSession     = "session"
 	HeadCompaction  = "comp" // id of the compaction that runs
+	HeadContext     = "ctx"  // Figures.Context; removed when the session was condensed
 	HeadIncarnation = "inc"
 	HeadLease       = "rlease"
 	HeadRunner      = "rinfo"

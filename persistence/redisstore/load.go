@@ -12,7 +12,7 @@ import (
 
 // headFields are read for Figures, in the order of figures().
 var headFields = []string{"account", "status", "balance", "used", "mcount", "intr", "inc", "repoch", "ratt", "rlease", "rbeat", "rsub",
-	"rexec", "rinfo", "cseq", "last", "epoch", "member", "deleted", "turn", "v"}
+	"rexec", "rinfo", "cseq", "last", "epoch", "member", "deleted", "turn", "v", "ctx", "ctxs"}
 
 func figures(v []any, pending int64, now time.Time) agent.Figures {
 	r := values(v)
@@ -20,7 +20,7 @@ func figures(v []any, pending int64, now time.Time) agent.Figures {
 		Account: account.ID(r.str(0)), Status: agent.Status(r.str(1)), Balance: r.num(2), Used: r.num(3), Messages: r.num(4), Interrupt: r.num(5),
 		Incarnation: r.num(6), RunnerEpoch: r.num(7), AttachedMS: r.num(8), LeaseMS: r.num(9), HeartbeatMS: r.num(10), SubscribedMS: r.num(11),
 		Execution: r.str(12), RunnerInfo: r.str(13), CommandSeq: r.num(14), Epoch: r.num(16), Member: r.str(17), Deleted: r.str(18) != "",
-		Version: r.num(20), Pending: pending,
+		Version: r.num(20), Context: r.num(21), ContextOf: agent.SessionID(r.str(22)), Pending: pending,
 	}
 	f.ClockMS = now.UnixMilli()
 	f.NowMS = max(f.ClockMS, r.num(15))
@@ -66,7 +66,7 @@ func (s *Store) Load(ctx context.Context, id agent.ID) (agent.Snapshot, error) {
 	}
 	v := values(r.head.Val())
 	n := len(headFields)
-	return agent.Snapshot{Version: v.num(n - 1), Spec: []byte(v.str(n)), State: []byte(v.str(n + 1)), Figures: figures(v, r.depth.Val(), r.now.Val())}, nil
+	return agent.Snapshot{Version: v.num(20), Spec: []byte(v.str(n)), State: []byte(v.str(n + 1)), Figures: figures(v, r.depth.Val(), r.now.Val())}, nil
 }
 
 // Peek implements agent.Snapshots.

@@ -275,12 +275,12 @@ func (t *tx) check(c *agent.Commit, h *head, out *agent.Committed) error {
 }
 
 // headFields are the columns of agent that commits name, in the order in which they are written.
-var headFields = []string{agent.HeadStatus, agent.HeadReason, agent.HeadCard, agent.HeadTurn, agent.HeadLastTurn, agent.HeadTurnEnd, agent.HeadSession, agent.HeadCompaction,
+var headFields = []string{agent.HeadStatus, agent.HeadReason, agent.HeadCard, agent.HeadTurn, agent.HeadLastTurn, agent.HeadTurnEnd, agent.HeadSession, agent.HeadCompaction, agent.HeadContext,
 	agent.HeadIncarnation, agent.HeadLease, agent.HeadRunner, agent.HeadExecution, agent.HeadDeleted}
 
 func headValue(f, v string) any {
 	switch f {
-	case agent.HeadTurnEnd, agent.HeadIncarnation, agent.HeadLease:
+	case agent.HeadTurnEnd, agent.HeadIncarnation, agent.HeadLease, agent.HeadContext:
 		if v == "" {
 			return 0
 		}
@@ -354,19 +354,20 @@ func (t *tx) commands(c *agent.Commit, h *head) {
 }
 
 const figureColumns = `a.account, a.status, a.balance, a.used, a.mcount, a.intr, a.inc, a.repoch, a.ratt, a.rlease, a.rbeat, a.rsub, a.rexec, a.rinfo, a.cseq,
-	a.last, a.deleted, a.turn, a.version, coalesce(g.member,''), coalesce(g.epoch,0), a.waiting
+	a.last, a.deleted, a.turn, a.version, coalesce(g.member,''), coalesce(g.epoch,0), a.waiting, a.ctx, a.ctxs
 	FROM agent a LEFT JOIN grain g ON g.kind='agent' AND g.identity=a.id WHERE a.id=?`
 
 // figures reads the head of an agent. More columns may come before the fixed ones.
 func (s *Store) figures(ctx context.Context, id agent.ID, more string, into ...any) (f agent.Figures, turn string, version int64, err error) {
-	var acct, status, deleted string
+	var acct, status, deleted, session string
 	var last int64
 	dest := append(into, &acct, &status, &f.Balance, &f.Used, &f.Messages, &f.Interrupt, &f.Incarnation, &f.RunnerEpoch, &f.AttachedMS, &f.LeaseMS,
-		&f.HeartbeatMS, &f.SubscribedMS, &f.Execution, &f.RunnerInfo, &f.CommandSeq, &last, &deleted, &turn, &version, &f.Member, &f.Epoch, &f.Pending)
+		&f.HeartbeatMS, &f.SubscribedMS, &f.Execution, &f.RunnerInfo, &f.CommandSeq, &last, &deleted, &turn, &version, &f.Member, &f.Epoch, &f.Pending, &f.Context, &session)
 	err = s.r.QueryRowContext(ctx, "SELECT "+more+figureColumns, string(id)).Scan(dest...)
 	if err == sql.ErrNoRows {
 		return f, "", 0, agent.Gone()
 	}
+	f.ContextOf = agent.SessionID(session)
 	f.Account, f.Status, f.Deleted = account.ID(acct), agent.Status(status), deleted != ""
 	f.ClockMS, f.Version = now(), version
 	f.NowMS = max(f.ClockMS, last)

@@ -6,7 +6,7 @@ CREATE TABLE IF NOT EXISTS agent (
   rsub INTEGER NOT NULL DEFAULT 0,
   status TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '', card TEXT NOT NULL DEFAULT '', turn TEXT NOT NULL DEFAULT '',
   lturn TEXT NOT NULL DEFAULT '', tend INTEGER NOT NULL DEFAULT 0, session TEXT NOT NULL DEFAULT '', comp TEXT NOT NULL DEFAULT '', inc INTEGER NOT NULL DEFAULT 0,
-  rlease INTEGER NOT NULL DEFAULT 0, rinfo TEXT NOT NULL DEFAULT '', rexec TEXT NOT NULL DEFAULT '', deleted TEXT NOT NULL DEFAULT ''
+  rlease INTEGER NOT NULL DEFAULT 0, rinfo TEXT NOT NULL DEFAULT '', rexec TEXT NOT NULL DEFAULT '', ctx INTEGER NOT NULL DEFAULT 0, ctxs TEXT NOT NULL DEFAULT '', deleted TEXT NOT NULL DEFAULT ''
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS snapshot (agent TEXT PRIMARY KEY, spec BLOB NOT NULL, state BLOB NOT NULL);
 -- agent.waiting counts pending messages, all of them at or after seq agent.qmin. Messages with the owner (party = account of

@@ -60,6 +60,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		"QUE-6 priorities":          testPriorities,
 		"LLM-4 reservations":        testLedger,
 		"LLM-2 admission":           testAdmission,
+		"COMP-1 context":            testContext,
 		"FENCE-8 clock":             testClock,
 		"IDEM-3 places":             testPlaces,
 		"accounts and keys":         testAccounts,
@@ -779,6 +780,43 @@ func testLedger(t *testing.T, k *kit) {
 	if sums[1] != (agent.Usage{}) || u.Output != spent.Load() || u.Input != 5*u.Requests || all != u {
 		t.Fatalf("LLM-8: usage %+v, session %+v", u, all)
 	}
+}
+
+// testContext: what a session's last call has read, without those of its compaction.
+func testContext(t *testing.T, k *kit) {
+	id := k.running(1000)
+	f := k.claim(id, "m")
+	call := func(u agent.Usage) {
+		t.Helper()
+		c := agent.NewUUID()
+		_, err := k.s.Reserve(k.ctx, &agent.Reservation{Agent: id, Call: c, Incarnation: 1, Want: 10})
+		k.must(err)
+		_, err = k.s.Settle(k.ctx, &agent.Settlement{Agent: id, Call: c, Usage: u})
+		k.must(err)
+	}
+	check := func(want int64) {
+		t.Helper()
+		got, _, err := k.s.Peek(k.ctx, id, 1)
+		k.must(err)
+		if got.Context != want || want > 0 && got.ContextOf != "s1" {
+			t.Fatalf("%d tokens of session %q, not %d", got.Context, got.ContextOf, want)
+		}
+	}
+	check(0)
+	call(agent.Usage{Input: 5, CacheRead: 7, CacheWrite: 8, Output: 1})
+	check(20)
+	call(agent.Usage{Input: 30, Output: 1})
+	check(30)
+	head := func(h map[string]string) {
+		t.Helper()
+		_, err := k.commit(id, f, func(c *agent.Commit) { c.Head = h })
+		k.must(err)
+	}
+	head(map[string]string{agent.HeadCompaction: "c1"})
+	call(agent.Usage{Input: 99, Output: 1})
+	check(30)
+	head(map[string]string{agent.HeadCompaction: "", agent.HeadContext: ""})
+	check(0)
 }
 
 func testAdmission(t *testing.T, k *kit) {

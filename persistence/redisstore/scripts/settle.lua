@@ -12,4 +12,8 @@ end
 redis.call('HDEL', KEYS[2], ARGV[1])
 local u = {i = tonumber(ARGV[2]), o = tonumber(ARGV[3]), w = tonumber(ARGV[4]), r = tonumber(ARGV[5]), n = 1}
 if u.i + u.o + u.w + u.r == 0 then return {1, redis.call('HGET', KEYS[1], 'balance') or '0'} end
+local read = u.i + u.w + u.r
+if x ~= '' and read > 0 and redis.call('HEXISTS', KEYS[1], 'comp') == 0 then -- calls of a compaction say nothing of the session (COMP-1)
+  redis.call('HSET', KEYS[1], 'ctx', int(read), 'ctxs', x)
+end
 return {1, int(charge(KEYS[1], KEYS[3], KEYS[4], t, x, u))}
