@@ -30,7 +30,7 @@ const (
 
 func (r *rest) mcpRoutes() []route.Route {
 	a := func(method, path, op string, body route.Body, h func(*route.Call) (route.Response, error)) route.Route {
-		return route.Route{Method: method, Path: "/v1/mcp/servers" + path, Op: op, Access: route.Account, Feature: true, Body: body, Handle: h}
+		return feature(method, "/v1/mcp/servers"+path, op, body, h)
 	}
 	return []route.Route{
 		a("POST", "", "createMcpServer", route.Required, r.createServer),

@@ -15,6 +15,7 @@ import (
 	"troupe/actors/agent"
 	"troupe/actors/agentclient"
 	"troupe/actors/fault"
+	"troupe/actors/field"
 	"troupe/http/api"
 	"troupe/http/auth"
 	"troupe/http/mcp"
@@ -85,10 +86,31 @@ func Routes(cfg Config) []route.Route {
 	return slices.Concat(r.agentRoutes(), r.triggerRoutes(), r.taskRoutes(), r.mcpRoutes(), r.accountRoutes(), r.systemRoutes())
 }
 
-func (r *rest) agentRoutes() []route.Route {
-	a := func(method, path, op string, body route.Body, h func(*route.Call) (route.Response, error)) route.Route {
-		return route.Route{Method: method, Path: path, Op: op, Access: route.Account, Feature: true, Body: body, Handle: h}
+// feature makes a route that needs the AI Agents feature (TEN-2).
+func feature(method, path, op string, body route.Body, h func(*route.Call) (route.Response, error)) route.Route {
+	return route.Route{Method: method, Path: path, Op: op, Access: route.Account, Feature: true, Body: body, Handle: h}
+}
+
+// keyed reads a body that may be repeated with an idempotency key. A key that was used with another body is told before what is
+// wrong with this one.
+func keyed[T any](r *rest, c *route.Call, id agent.ID, read func(doc *field.Value) (T, error)) (out T, idem *agent.Idempotency, err error) {
+	doc, err := c.Doc()
+	if err != nil {
+		return out, nil, err
 	}
+	if idem, err = c.Idempotency(string(c.Caller.Account.ID) + "/" + string(id)); err != nil {
+		return out, nil, err
+	}
+	if out, err = read(doc); err != nil && idem != nil {
+		if _, rerr := r.Store.Replay(c.Ctx, id, idem.Key, idem.Hash); rerr != nil {
+			return out, idem, rerr
+		}
+	}
+	return out, idem, err
+}
+
+func (r *rest) agentRoutes() []route.Route {
+	a := feature
 	slow := a("POST", "/v1/agent/update/{id}", "updateAgent", route.Required, r.update)
 	slow.Timeout = 90 * time.Second
 	wait := a("POST", "/v1/agent/{id}/messages", "sendMessage", route.Required, r.send)

@@ -5,6 +5,7 @@ import (
 
 	"troupe/actors/agent"
 	"troupe/actors/agentclient"
+	"troupe/actors/field"
 	"troupe/actors/protocol"
 	"troupe/http/api"
 	"troupe/http/route"
@@ -12,9 +13,7 @@ import (
 
 // taskRoutes are those of the oldest generation that are still served (LEG-9). A task is a message that has its turn to itself.
 func (r *rest) taskRoutes() []route.Route {
-	a := func(method, path, op string, body route.Body, h func(*route.Call) (route.Response, error)) route.Route {
-		return route.Route{Method: method, Path: path, Op: op, Access: route.Account, Feature: true, Body: body, Handle: h}
-	}
+	a := feature
 	return []route.Route{
 		a("POST", "/agent/create", "legacyCreateAgent", route.Required, r.legacyCreate),
 		a("POST", "/agent/request/{id}", "legacySubmitTask", route.Required, r.submitTask),
@@ -37,21 +36,8 @@ func (r *rest) submitTask(c *route.Call) (route.Response, error) {
 		return route.Response{}, err
 	}
 	id := v.Spec.ID
-	doc, err := c.Doc()
+	body, idem, err := keyed(r, c, id, func(doc *field.Value) (agent.Body, error) { return agent.ReadTask(doc, r.Settings) })
 	if err != nil {
-		return route.Response{}, err
-	}
-	idem, err := c.Idempotency(string(c.Caller.Account.ID) + "/" + string(id))
-	if err != nil {
-		return route.Response{}, err
-	}
-	body, err := agent.ReadTask(doc, r.Settings)
-	if err != nil {
-		if idem != nil { // a key used with another body is told before what is wrong with this one
-			if _, rerr := r.Store.Replay(c.Ctx, id, idem.Key, idem.Hash); rerr != nil {
-				return route.Response{}, rerr
-			}
-		}
 		return route.Response{}, err
 	}
 	owner := &c.Caller.Account

@@ -54,21 +54,8 @@ func (r *rest) createTrigger(c *route.Call) (route.Response, error) {
 		return route.Response{}, err
 	}
 	id := v.Spec.ID
-	doc, err := c.Doc()
+	patch, idem, err := keyed(r, c, id, func(doc *field.Value) (agent.TriggerPatch, error) { return agent.ReadTrigger(doc, true) })
 	if err != nil {
-		return route.Response{}, err
-	}
-	idem, err := c.Idempotency(string(c.Caller.Account.ID) + "/" + string(id))
-	if err != nil {
-		return route.Response{}, err
-	}
-	patch, err := agent.ReadTrigger(doc, true)
-	if err != nil {
-		if idem != nil { // a key used with another body is told before what is wrong with this one
-			if _, rerr := r.Store.Replay(c.Ctx, id, idem.Key, idem.Hash); rerr != nil {
-				return route.Response{}, rerr
-			}
-		}
 		return route.Response{}, err
 	}
 	t := &agent.InboundTrigger{ID: agent.NewUUID(), Enabled: true}
