@@ -37,9 +37,10 @@ type Runtime struct {
 	box   sandbox
 	mu    sync.Mutex
 	live  map[agent.ID]*proc
-	queue []waiter // starts that wait for room, in order
+	queue queue
 	// launching counts starts that were admitted and are not in live yet.
 	launching int
+	looking   bool // room looks again in a moment
 	stop      chan struct{}
 	wg        sync.WaitGroup
 	once      sync.Once
@@ -348,7 +349,7 @@ func (r *Runtime) Observe(_ context.Context, id agent.ID) (agent.Observation, er
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.place(id) >= 0 {
+	if r.queue.has(id) {
 		o.Phase = agent.PhaseWaiting
 		return o, nil
 	}

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -196,9 +197,10 @@ func TestTheLongestIdleRunnerGivesItsPlaceAway(t *testing.T) {
 // elsewhere must not be hinted for ever.
 func TestOneThatStoppedAskingLosesItsTurn(t *testing.T) {
 	ctx, dir := context.Background(), t.TempDir()
-	r := open(t, dir, 1, newHints())
-	now := time.Now()
-	r.now = func() time.Time { return now }
+	h := newHints()
+	r := open(t, dir, 1, h)
+	now, later := time.Now(), atomic.Int64{}
+	r.now = func() time.Time { return now.Add(time.Duration(later.Load())) }
 	specs := []agent.PodSpec{podSpec(), podSpec(), podSpec(), podSpec()}
 	for _, s := range specs {
 		if err := r.Start(ctx, s); err != nil {
@@ -206,17 +208,18 @@ func TestOneThatStoppedAskingLosesItsTurn(t *testing.T) {
 		}
 	}
 	r.Idle(specs[1].Agent, now) // it is up, but not here: it leaves the queue
-	for range 4 {
-		now = now.Add(agent.WaitingLook)
-		if err := r.Start(ctx, specs[3]); err != nil { // this one goes on asking, 2 does not
-			t.Fatal(err)
-		}
-	}
 	if err := r.Stop(ctx, specs[0].Agent, 1, 5*time.Second); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Start(ctx, specs[3]); err != nil {
-		t.Fatal(err)
+	h.wait(specs[2].Agent) // it is its turn, but it never comes
+	for _, wait := range []time.Duration{0, takes, time.Second} {
+		later.Add(int64(wait))
+		if o, err := r.Observe(ctx, specs[3].Agent); err != nil || o.Phase != agent.PhaseWaiting {
+			t.Errorf("the one behind it is %s (%v)", o.Phase, err)
+		}
+		if err := r.Start(ctx, specs[3]); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for i, want := range []agent.PodPhase{agent.PhaseGone, agent.PhaseNone, agent.PhaseNone, agent.PhaseUp} {
 		if o, err := r.Observe(ctx, specs[i].Agent); err != nil || o.Phase != want {

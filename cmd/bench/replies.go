@@ -25,10 +25,13 @@ func (b *bench) replies(url string) error {
 	}
 	send := func() (time.Duration, error) {
 		start := time.Now()
-		var m struct{ Outcome *string }
+		var m struct {
+			Outcome       string
+			FailureReason string `json:"failure_reason"`
+		}
 		err := n.api.Do(context.Background(), "POST", "/v1/agent/"+a.ID+"/messages?wait=30", map[string]any{"content": "!say ok"}, &m)
-		if err == nil && (m.Outcome == nil || *m.Outcome != "completed") {
-			err = errors.New("a message was not answered")
+		if err == nil && m.Outcome != "completed" {
+			err = fmt.Errorf("a message was not answered: %q, %q", m.Outcome, m.FailureReason)
 		}
 		return time.Since(start), err
 	}
