@@ -1,16 +1,15 @@
 package agent
 
-import (
-	"slices"
-	"strconv"
-)
+import "strconv"
 
 // unread counts what the running turn has not seen: messages that wait, and those that the runner pulled in and did not read
 // (REM-2). Oldest is when the first of them was accepted.
 func (m *Machine) unread(pending []Message) (count, oldest int64) {
 	count = m.F.Pending
-	if i := slices.IndexFunc(pending, func(x Message) bool { return m.S.Turn.Entry(x.ID) == nil }); i >= 0 {
-		oldest = pending[i].CreatedMS
+	for _, x := range pending { // not in the order of their acceptance: tasks have priorities
+		if m.S.Turn.Entry(x.ID) == nil && (oldest == 0 || x.CreatedMS < oldest) {
+			oldest = x.CreatedMS
+		}
 	}
 	for i := range m.S.Turn.Batch {
 		if e := &m.S.Turn.Batch[i]; e.Late && e.ReadMS == 0 {

@@ -25,6 +25,18 @@ func (b *bench) later(ms int64) *bench {
 	return b
 }
 
+func TestREM_3_TheOldestCountsWhateverComesBeforeIt(t *testing.T) {
+	b := newBench(t)
+	b.m.Spec.Config.ReminderMS = 60_000
+	b.say("a").up().accepted()
+	b.say("b").later(0)
+	want := b.m.Now + 60_000
+	b.later(59_000).task("urgent", TaskBody{Priority: 9}).later(0)
+	if at, count := b.m.NextReminder(b.pending()); at != want || count != 2 {
+		t.Errorf("of %d messages at %d, not %d", count, at, want)
+	}
+}
+
 func TestREM_3_RemindersComeOncePerInterval(t *testing.T) {
 	b := newBench(t)
 	b.m.Spec.Config.ReminderMS = 60_000

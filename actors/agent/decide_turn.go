@@ -23,7 +23,8 @@ func (m *Machine) StartTurn(pending []Message) bool {
 	if !m.CanStart() || !m.RunnerReady() {
 		return false
 	}
-	if len(m.C.Take) > 0 { // a task that was cancelled in this step
+	m.dropOver()
+	if len(m.C.Take) > 0 { // tasks that are over, or were cancelled in this step
 		pending = slices.DeleteFunc(slices.Clone(pending), func(x Message) bool { return slices.Contains(m.C.Take, x.ID) })
 	}
 	batch := TakeTurn(pending)
@@ -220,7 +221,7 @@ func (m *Machine) Progress(id TurnID, entries []ProgressEntry) (seq, deadline in
 			m.event(map[string]string{"tool_started": "tool.started", "tool_finished": "tool.finished"}[e.Kind], d)
 		case "step":
 			if t.Step = e.Step; t.Task != "" {
-				m.putTask(Task{ID: t.Task, Step: t.Step})
+				m.putRunning()
 			}
 		case "context":
 			if m.S.Session != nil {

@@ -21,6 +21,8 @@ type Machine struct {
 	C    Commit
 	// Queued is the head of the queue as read with the figures.
 	Queued []Message
+	// Over names the tasks that are over and have input in Queued.
+	Over map[MessageID]bool
 	// NewID makes ids; it is a field so that tests are deterministic.
 	NewID func() string
 

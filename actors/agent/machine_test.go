@@ -52,7 +52,10 @@ func (b *bench) step(decide func(m *Machine) error) error {
 	before := b.m.S
 	b.m.C = Commit{}
 	b.m.F.Pending = int64(len(b.pending()))
-	b.m.F.NowMS, b.m.Queued = b.m.Now, b.pending()
+	b.m.F.NowMS, b.m.Queued, b.m.Over = b.m.Now, b.pending(), map[MessageID]bool{}
+	for _, x := range b.m.Queued {
+		b.m.Over[x.TaskID()] = b.record(x.TaskID()).Final()
+	}
 	if err := decide(b.m); err != nil {
 		b.m.S = before
 		return err

@@ -135,6 +135,25 @@ func (m *Machine) putTask(t Task) {
 	m.record(Record{Kind: RecordTask, ID: string(t.ID), Score: m.Now, Body: Encode(t)})
 }
 
+// putRunning stores how far the task of the running turn has come; it may have been cancelled already.
+func (m *Machine) putRunning() {
+	t := m.S.Turn
+	r := Task{ID: t.Task, Step: t.Step}
+	if c := t.Cancel; c != nil && c.AskedMS > 0 {
+		r.Status, r.CancelledMS = Cancelled, c.AskedMS
+	}
+	m.putTask(r)
+}
+
+// dropOver takes input out of the queue whose task is over: it stood too far back when that happened.
+func (m *Machine) dropOver() {
+	for _, x := range m.Queued {
+		if m.Over[x.TaskID()] && !slices.Contains(m.C.Take, x.ID) {
+			m.dropMessage(x)
+		}
+	}
+}
+
 // waits says whether input to a task stands in the queue.
 func (m *Machine) waits(task MessageID) bool {
 	return slices.ContainsFunc(m.Queued, func(x Message) bool {
@@ -149,10 +168,21 @@ func (m *Machine) goesOn(outcome Outcome) bool {
 	if t.Task == "" || m.S.Deleting {
 		return false
 	}
-	if c := t.Cancel; c != nil && (c.Requeue || c.Command == "cancelled" || c.Command == "delete") {
+	switch c := t.Cancel; {
+	case c == nil:
+	case c.Requeue: // stopped: input that returned to the queue goes on there
+		return m.returned() && !m.returns(t.Task)
+	case c.AskedMS > 0 || c.Command == "cancelled" || c.Command == "delete":
 		return false
 	}
 	return outcome == AwaitingInput || m.waits(t.Task)
+}
+
+// returns says whether a message of the running turn goes back to the queue in this step, returned whether any does (LIFE-4).
+func (m *Machine) returns(id MessageID) bool { _, back := m.C.Requeue[id]; return back }
+
+func (m *Machine) returned() bool {
+	return slices.ContainsFunc(m.S.Turn.Batch, func(e Entry) bool { return m.returns(e.ID) })
 }
 
 // endTask brings the record of the running turn's task up to date (LEG-5, LEG-6).
@@ -161,9 +191,12 @@ func (m *Machine) endTask(outcome Outcome, reason string) {
 	if t.Task == "" {
 		return
 	}
-	if _, back := m.C.Requeue[t.Task]; back {
+	if m.returns(t.Task) {
 		m.record(Record{Kind: RecordTask, ID: string(t.Task)})
 		return
+	}
+	if m.returned() { // only its input did
+		outcome = AwaitingInput
 	}
 	out := Task{ID: t.Task, Step: t.Step, Result: t.Result}
 	if n := len(t.Replies); n > 0 {
@@ -204,7 +237,8 @@ func (m *Machine) CancelTask(msg Message, known *Task) (int64, error) {
 		if m.cancel("cancelled"); t.Cancel.AskedMS == 0 {
 			t.Cancel.AskedMS = m.Now
 		}
-		m.putTask(Task{ID: msg.ID, Status: Cancelled, CancelledMS: t.Cancel.AskedMS, Step: t.Step})
+		t.Cancel.Requeue = false // also when the agent is being stopped
+		m.putRunning()
 		m.dropQueued(msg.ID)
 		return t.Cancel.AskedMS, nil
 	}

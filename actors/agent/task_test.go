@@ -205,6 +205,61 @@ func TestLEG_3_ATaskThatReturnsToTheQueueIsQueuedAgain(t *testing.T) {
 	}
 }
 
+func TestLEG_8_ACancelThatWasAnsweredHolds(t *testing.T) {
+	// the agent is being stopped, and the turn's end would put the task back
+	b := newBench(t).task("t", TaskBody{Priority: 5}).up().accepted()
+	b.must(b.step(func(m *Machine) error { return m.Command(Stop) }))
+	_, err := b.cancelTask("t")
+	b.must(err)
+	_, err = b.end(Cancelled)
+	b.must(err)
+	if b.wants("t", Read, Cancelled); b.record("t").StatusText() != "cancelled" {
+		t.Errorf("%+v", b.record("t"))
+	}
+
+	// the runner reports a step after it
+	b = newBench(t).task("t", TaskBody{Priority: 5}).up().accepted()
+	_, err = b.cancelTask("t")
+	b.must(err)
+	b.must(b.step(func(m *Machine) error {
+		_, _, err := m.Progress(m.S.Turn.ID, []ProgressEntry{{Seq: 9, Kind: "step", Step: &Step{Current: "late"}}})
+		return err
+	}))
+	if r := b.record("t"); r.StatusText() != "cancelled" || r.Step.Current != "late" {
+		t.Errorf("%+v", r)
+	}
+	if _, err := TaskInput(*b.msgs["t"], b.record("t"), "more"); !fault.Is(err, fault.Invalid) {
+		t.Errorf("input to a cancelled task: %v", err)
+	}
+
+	// input that stood too far back to be seen starts nothing when its turn comes
+	b.task("in", TaskBody{Of: "t", Priority: 1})
+	_, err = b.end(Cancelled)
+	b.must(err)
+	b.look()
+	if b.wants("in", Read, Cancelled); b.m.S.Turn != nil || b.record("t").StatusText() != "cancelled" {
+		t.Errorf("turn %+v, task %s", b.m.S.Turn, b.record("t").StatusText())
+	}
+}
+
+func TestLEG_6_AStopPutsInputBackAndKeepsTheSession(t *testing.T) {
+	b := newBench(t).task("t", TaskBody{Priority: 5}).up().accepted()
+	session := b.m.S.Session.ID
+	_, err := b.end(AwaitingInput)
+	b.must(err)
+	b.task("in", TaskBody{Of: "t", Priority: inputPriority}).look()
+	b.accepted()
+	b.must(b.step(func(m *Machine) error { return m.Command(Stop) }))
+	_, err = b.end(Cancelled)
+	b.must(err)
+	if b.wants("in", Pending, ""); b.record("t").StatusText() != "awaiting_input" || b.m.S.Session == nil || b.m.S.Session.ID != session {
+		t.Errorf("task %+v, session %+v", b.record("t"), b.m.S.Session)
+	}
+	if _, err := TaskInput(*b.msgs["t"], b.record("t"), "more"); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestLEG_7_ACallbackNeedsItsURL(t *testing.T) {
 	read := func(s string) (Body, error) {
 		doc, err := field.Parse([]byte(s))

@@ -283,7 +283,28 @@ func (g *Grain) machine(ctx context.Context) (*agent.Machine, []agent.Message, e
 		return nil, nil, fmt.Errorf("decode state of agent %s: %w", g.id, err)
 	}
 	m.F, m.Now, m.Queued = f, f.NowMS, queue
-	return m, queue, nil
+	m.Over, err = g.over(ctx, &m.S, queue)
+	return m, queue, err
+}
+
+// over reads which tasks that have input in the queue are over.
+func (g *Grain) over(ctx context.Context, s *agent.State, queue []agent.Message) (map[agent.MessageID]bool, error) {
+	var over map[agent.MessageID]bool
+	for i := range queue {
+		task := queue[i].TaskID()
+		if _, known := over[task]; known || task == "" || queue[i].IsTask() || s.Turn != nil && s.Turn.Task == task {
+			continue
+		}
+		t, err := agent.LoadTask(ctx, g.d.Store, g.id, task)
+		if err != nil {
+			return nil, err
+		}
+		if over == nil {
+			over = map[agent.MessageID]bool{}
+		}
+		over[task] = t.Final()
+	}
+	return over, nil
 }
 
 // idle says whether a step decided nothing that must be stored.
