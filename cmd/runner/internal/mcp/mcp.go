@@ -3,17 +3,20 @@
 //	Tools ─┬ sync: asks the control plane what may be used, connects what is new, drops what is gone
 //	       └ the tools of the servers that answer, those that the grant allows, named mcp__server__tool
 //
-// A server that cannot be reached costs the agent its tools and nothing else: the turn goes on, and the next one tries
-// again. Servers started as processes have their own process group, which is killed whole.
+// A server that cannot be reached costs the agent its tools and nothing else: the turn goes on without them. One that has
+// failed before is tried again beside the turn, which does not wait for it. Servers started as processes have their own
+// process group, which is killed whole.
 package mcp
 
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"net/http"
+	"net/url"
 	"os/exec"
 	"reflect"
 	"slices"
@@ -31,12 +34,14 @@ import (
 
 // Limits.
 const (
-	connectWithin = 20 * time.Second
+	connectWithin = 20 * time.Second // with its list of tools
 	callWithin    = 10 * time.Minute
-	listAgain     = time.Minute      // the list of servers is read again after that, whatever the version says
-	retryAfter    = 30 * time.Second // a server that could not be reached
-	stopWithin    = 3 * time.Second  // between closing a process's input and killing it
-	maxTools      = 200              // of one server
+	listAgain     = time.Minute      // the list of servers is read again after that, whatever the version says: notices may be lost, tokens expire
+	retryAfter    = 30 * time.Second // a server that could not be reached, doubled each time
+	retryMost     = 5 * time.Minute
+	patience      = time.Second     // how long a turn waits for a server that has failed before
+	stopWithin    = 3 * time.Second // between closing a process's input and killing it
+	maxTools      = 200             // of one server
 	maxName       = 128
 )
 
@@ -53,44 +58,91 @@ type Manager struct {
 	Version string
 	Log     *slog.Logger
 
+	reading sync.Mutex     // held while the list is read
+	work    sync.WaitGroup // attempts to connect, and connections that are being closed
 	mu      sync.Mutex
+	life    context.Context
+	end     context.CancelFunc
 	version int64
 	read    time.Time
+	failed  time.Time // when it could not be read
 	servers map[string]*server
 }
 
 // server is one server and the connection to it.
 type server struct {
-	mu      sync.Mutex
-	cfg     runnerproto.MCPServer
+	cfg   atomic.Pointer[runnerproto.MCPServer] // headers and allowed tools change while a connection lives
+	tools atomic.Pointer[[]*mcp.Tool]           // of the connection
+	stale atomic.Bool                           // the server says that its tools have changed
+	gone  atomic.Bool                           // the agent may not use it any more
+	tried atomic.Bool                           // an attempt to connect has ended
+
+	mu      sync.Mutex // held while it is connected
 	session *mcp.ClientSession
 	end     context.CancelFunc // ends what the connection runs on
 	group   int                // process group; 0: none
-	tools   []*mcp.Tool
-	stale   bool // the server says that its tools have changed
 	failed  time.Time
-	headers atomic.Pointer[map[string]string] // present ones: an access token changes while a connection lives
+	pause   time.Duration // after failed
 }
 
-// sync brings the connections in line with what the agent may use. An agent without servers costs one call per version.
-func (m *Manager) sync(ctx context.Context, version int64) {
+// alive lasts until Close.
+func (m *Manager) alive() context.Context {
 	m.mu.Lock()
-	known := m.version == version && (len(m.servers) == 0 || time.Since(m.read) < listAgain)
+	defer m.mu.Unlock()
+	if m.life == nil {
+		m.life, m.end = context.WithCancel(context.Background())
+	}
+	return m.life
+}
+
+// sync brings the connections in line with what the agent may use. Attempts to connect go on when it stops waiting for them.
+func (m *Manager) sync(ctx context.Context, version int64) {
+	m.refresh(ctx, version)
+	type attempt struct {
+		done  chan struct{}
+		known bool // to be out of reach
+	}
+	var attempts []attempt
+	life := m.alive()
+	for _, s := range m.all() {
+		at := attempt{make(chan struct{}), s.tried.Load()}
+		attempts = append(attempts, at)
+		m.work.Add(1)
+		go func() { // ends within connectWithin, or with Close
+			defer m.work.Done()
+			defer close(at.done)
+			if err := s.ready(life, m, false); err != nil {
+				m.Log.Warn("MCP server is not available", "server", s.cfg.Load().Name, "err", err)
+			}
+		}()
+	}
+	soon := time.NewTimer(patience)
+	defer soon.Stop()
+	for _, at := range attempts {
+		late := soon.C
+		if !at.known {
+			late = nil
+		}
+		select {
+		case <-at.done:
+		case <-ctx.Done():
+			return
+		case <-late:
+			soon.Reset(0) // for those behind it, too
+		}
+	}
+}
+
+// refresh reads the list of servers if it is of another version of the agent's configuration, or old.
+func (m *Manager) refresh(ctx context.Context, version int64) {
+	m.reading.Lock()
+	defer m.reading.Unlock()
+	m.mu.Lock()
+	known := m.version == version && time.Since(m.read) < listAgain || time.Since(m.failed) < retryAfter/3
 	m.mu.Unlock()
 	if !known {
 		m.reload(ctx, version)
 	}
-	var wg sync.WaitGroup
-	for _, s := range m.all() {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			if err := s.ready(ctx, m, false); err != nil {
-				m.Log.Warn("MCP server is not available", "server", s.cfg.Name, "err", err)
-			}
-		}()
-	}
-	wg.Wait()
 }
 
 func (m *Manager) all() []*server {
@@ -110,6 +162,9 @@ func (m *Manager) reload(ctx context.Context, version int64) {
 	list, err := m.From.MCPServers(ctx)
 	if err != nil {
 		m.Log.Warn("list of MCP servers not read", "err", err)
+		m.mu.Lock()
+		m.failed = time.Now()
+		m.mu.Unlock()
 		return
 	}
 	m.mu.Lock()
@@ -117,39 +172,35 @@ func (m *Manager) reload(ctx context.Context, version int64) {
 	m.servers, m.version, m.read = map[string]*server{}, version, time.Now()
 	for _, cfg := range list {
 		s := former[cfg.Name]
-		if s != nil && s.same(cfg) {
+		if s != nil && same(*s.cfg.Load(), cfg) {
 			delete(former, cfg.Name)
-			s.renew(cfg)
 		} else {
 			s = &server{}
-			s.renew(cfg)
 		}
+		s.cfg.Store(&cfg)
 		m.servers[cfg.Name] = s
 	}
 	m.mu.Unlock()
 	for _, s := range former {
-		s.close()
+		s.gone.Store(true)
+		m.work.Add(1)
+		go func() { // it may be connecting still
+			defer m.work.Done()
+			s.close()
+		}()
 	}
 }
 
 // same says whether a connection may go on under a new configuration: headers and allowed tools take effect at once.
-func (s *server) same(cfg runnerproto.MCPServer) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	a, b := s.cfg, cfg
+func same(a, b runnerproto.MCPServer) bool {
 	a.Headers, b.Headers, a.Tools, b.Tools = nil, nil, nil, nil
 	return reflect.DeepEqual(a, b)
 }
 
-func (s *server) renew(cfg runnerproto.MCPServer) {
-	s.mu.Lock()
-	s.cfg = cfg
-	s.mu.Unlock()
-	s.headers.Store(&cfg.Headers)
-}
-
 // Close ends every connection and process.
 func (m *Manager) Close() {
+	m.alive()
+	m.end()
 	var wg sync.WaitGroup
 	for _, s := range m.all() {
 		wg.Add(1)
@@ -159,6 +210,7 @@ func (m *Manager) Close() {
 		}()
 	}
 	wg.Wait()
+	m.work.Wait()
 }
 
 func (s *server) close() {
@@ -178,30 +230,37 @@ func (s *server) drop() {
 	if s.group > 0 {
 		_ = syscall.Kill(-s.group, syscall.SIGKILL) // whatever it left behind
 	}
-	s.session, s.end, s.group, s.tools = nil, nil, 0, nil
+	s.session, s.end, s.group = nil, nil, 0
+	s.tools.Store(nil)
 }
 
 // ready makes sure that there is a connection and a list of tools. Again connects even if it failed a moment ago.
 func (s *server) ready(ctx context.Context, m *Manager, again bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.session != nil && !s.stale {
+	defer s.tried.Store(true)
+	if s.gone.Load() {
+		return errors.New("the agent may not use it any more")
+	}
+	if s.session != nil && !s.stale.Load() {
 		return nil
 	}
-	if s.session == nil && !again && time.Since(s.failed) < retryAfter {
+	if s.session == nil && !again && time.Since(s.failed) < s.pause {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, connectWithin)
+	defer cancel()
 	err := s.connect(ctx, m)
 	if err == nil {
-		within, cancel := context.WithTimeout(ctx, connectWithin)
-		err = s.list(within)
-		cancel()
+		err = s.list(ctx)
 	}
 	if err != nil {
 		s.drop()
-		s.failed = time.Now()
+		s.failed, s.pause = time.Now(), min(max(retryAfter, 2*s.pause), retryMost)
+		return err
 	}
-	return err
+	s.pause = 0
+	return nil
 }
 
 func (s *server) connect(ctx context.Context, m *Manager) error {
@@ -210,33 +269,28 @@ func (s *server) connect(ctx context.Context, m *Manager) error {
 	}
 	var tr mcp.Transport
 	var cmd *exec.Cmd
-	switch s.cfg.Type {
+	cfg := s.cfg.Load()
+	switch cfg.Type {
 	case "stdio":
-		cmd = exec.Command(s.cfg.Command, s.cfg.Args...)
+		cmd = exec.Command(cfg.Command, cfg.Args...)
 		cmd.Dir, cmd.Env = m.Dir, slices.Clone(m.Env)
-		for k, v := range s.cfg.Env {
+		for k, v := range cfg.Env {
 			cmd.Env = append(cmd.Env, k+"="+v)
 		}
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 		cmd.WaitDelay = stopWithin
 		tr = &mcp.CommandTransport{Command: cmd, TerminateDuration: stopWithin}
 	case "sse":
-		tr = &mcp.SSEClientTransport{Endpoint: s.cfg.URL, HTTPClient: s.client()}
+		tr = &mcp.SSEClientTransport{Endpoint: cfg.URL, HTTPClient: s.client()}
 	default:
-		tr = &mcp.StreamableClientTransport{Endpoint: s.cfg.URL, HTTPClient: s.client()}
+		tr = &mcp.StreamableClientTransport{Endpoint: cfg.URL, HTTPClient: s.client()}
 	}
 	c := mcp.NewClient(&mcp.Implementation{Name: "troupe-runner", Version: m.Version}, &mcp.ClientOptions{
 		ToolListChangedHandler: func(context.Context, *mcp.ToolListChangedRequest) {
-			go func() { // the handler must not wait for a call that is under way; ends at once after it
-				s.mu.Lock()
-				s.stale = true
-				s.mu.Unlock()
-			}()
+			s.stale.Store(true)
 		}})
 	life, end := context.WithCancel(context.WithoutCancel(ctx)) // an SSE connection lives as long as what it was made with
 	s.end = end
-	late := time.AfterFunc(connectWithin, end)
-	defer late.Stop()
 	defer context.AfterFunc(ctx, end)()
 	session, err := c.Connect(life, tr, nil)
 	if cmd != nil && cmd.Process != nil {
@@ -253,15 +307,26 @@ func (s *server) connect(ctx context.Context, m *Manager) error {
 	return nil
 }
 
-// client adds the present headers to every request.
+// client adds the present headers to every request, and follows no redirect: they are for the server that is named, nobody else.
 func (s *server) client() *http.Client {
-	return &http.Client{Transport: trip(func(r *http.Request) (*http.Response, error) {
-		r = r.Clone(r.Context())
-		for k, v := range *s.headers.Load() {
-			r.Header.Set(k, v)
-		}
-		return http.DefaultTransport.RoundTrip(r)
-	})}
+	return &http.Client{
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport: trip(func(r *http.Request) (*http.Response, error) {
+			cfg := s.cfg.Load()
+			at, err := url.Parse(cfg.URL)
+			if err != nil {
+				return nil, err
+			}
+			if r.URL.Scheme != at.Scheme || r.URL.Host != at.Host { // the endpoint that a server names for its event stream
+				return nil, fmt.Errorf("the server refers to another one, %s", r.URL.Host)
+			}
+			r = r.Clone(r.Context())
+			for k, v := range cfg.Headers {
+				r.Header.Set(k, v)
+			}
+			return http.DefaultTransport.RoundTrip(r)
+		}),
+	}
 }
 
 type trip func(*http.Request) (*http.Response, error)
@@ -270,15 +335,17 @@ type trip func(*http.Request) (*http.Response, error)
 func (t trip) RoundTrip(r *http.Request) (*http.Response, error) { return t(r) }
 
 func (s *server) list(ctx context.Context) error {
-	s.tools, s.stale = nil, false
+	s.stale.Store(false)
+	tools := []*mcp.Tool{}
 	for t, err := range s.session.Tools(ctx, nil) {
 		if err != nil {
 			return err
 		}
-		if s.tools = append(s.tools, t); len(s.tools) == maxTools {
+		if tools = append(tools, t); len(tools) == maxTools {
 			break
 		}
 	}
+	s.tools.Store(&tools)
 	return nil
 }
 
@@ -289,20 +356,22 @@ func (m *Manager) Tools(ctx context.Context, version int64) []tool.Tool {
 	var out []tool.Tool
 	taken := map[string]bool{}
 	for _, s := range m.all() {
-		s.mu.Lock()
-		for _, t := range s.tools {
-			if s.cfg.Tools != nil && !slices.Contains(s.cfg.Tools, t.Name) {
+		cfg, tools := s.cfg.Load(), s.tools.Load()
+		if tools == nil {
+			continue
+		}
+		for _, t := range *tools {
+			if cfg.Tools != nil && !slices.Contains(cfg.Tools, t.Name) {
 				continue
 			}
 			schema, err := json.Marshal(t.InputSchema)
 			if err != nil || t.InputSchema == nil {
 				schema = json.RawMessage(`{"type":"object"}`)
 			}
-			name := unique(taken, "mcp__"+plain(s.cfg.Name)+"__"+plain(t.Name))
+			name := unique(taken, "mcp__"+plain(cfg.Name)+"__"+plain(t.Name))
 			original := t.Name
 			out = append(out, tool.New(name, t.Description, schema, func(ctx context.Context, in json.RawMessage) (string, bool) { return s.call(ctx, m, original, in) }))
 		}
-		s.mu.Unlock()
 	}
 	return out
 }
@@ -332,13 +401,18 @@ func unique(taken map[string]bool, name string) string {
 func (s *server) call(ctx context.Context, m *Manager, name string, in json.RawMessage) (out string, failed bool) {
 	ctx, cancel := context.WithTimeout(ctx, callWithin)
 	defer cancel()
-	s.mu.Lock()
-	allowed := s.cfg.Tools == nil || slices.Contains(s.cfg.Tools, name)
-	session := s.session
-	s.mu.Unlock()
-	if !allowed {
+	if s.cfg.Load().URL != "" { // its token may have been renewed, its grant changed
+		m.mu.Lock()
+		version := m.version
+		m.mu.Unlock()
+		m.refresh(ctx, version)
+	}
+	if cfg := s.cfg.Load(); cfg.Tools != nil && !slices.Contains(cfg.Tools, name) {
 		return "Error: the agent is not allowed to use this tool", true
 	}
+	s.mu.Lock()
+	session := s.session
+	s.mu.Unlock()
 	if session == nil {
 		if err := s.ready(ctx, m, true); err != nil {
 			return "Error: the MCP server is not available: " + err.Error(), true
