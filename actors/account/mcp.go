@@ -8,6 +8,12 @@ import (
 	"troupe/actors/fault"
 )
 
+// Bounds of what an account registers. Each list of tools reads all of it.
+const (
+	MaxMCPServers = 200
+	MaxMCPGrants  = 1000 // of one server
+)
+
 // MCPServer is a registered MCP server of an account, with the grants of the agents that may use it (§26).
 type MCPServer struct {
 	ID            string          `json:"id"`
@@ -23,8 +29,9 @@ type MCPServer struct {
 	Status        MCPStatus       `json:"status"`
 	Health        MCPHealth       `json:"health"`
 	CheckedMS     int64           `json:"checked_ms,omitempty"`
-	OAuth         string          `json:"oauth,omitempty"` // credentials of the OAuth flow, sealed JSON (MCP-6)
-	Flows         []MCPFlow       `json:"flows,omitempty"` // that users have begun and not finished
+	OAuth         string          `json:"oauth,omitempty"`    // credentials of the OAuth flow, sealed JSON (MCP-6)
+	RenewMS       int64           `json:"renew_ms,omitempty"` // nobody else renews the credentials before that
+	Flows         []MCPFlow       `json:"flows,omitempty"`    // that users have begun and not finished
 	Grants        []MCPGrant      `json:"grants,omitempty"`
 	CreatedMS     int64           `json:"created_ms"`
 	UpdatedMS     int64           `json:"updated_ms"`
@@ -100,6 +107,11 @@ func NameTaken() error {
 // Moved refuses a write that was decided on an older version.
 func Moved() error {
 	return fault.New(fault.Conflict, "version", "The server was changed meanwhile")
+}
+
+// TooManyServers refuses one more than MaxMCPServers.
+func TooManyServers() error {
+	return fault.Newf(fault.Invalid, "limit_reached", "The account has %d MCP servers, the most there can be", MaxMCPServers)
 }
 
 // NoServer is the answer for an unknown server.

@@ -389,6 +389,7 @@ type Settlement struct {
 	Usage     Usage
 	Model     string
 	Estimated bool
+	Loop      bool // a call of the model loop, which names its turn: what it read is the session's context (COMP-1)
 }
 
 // Ledger is the token balance. Every method is one guarded script without a fence (FENCE-3).

@@ -1,6 +1,7 @@
 package agentgrain
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -131,6 +132,10 @@ func (g *Grain) balance(c actor.Context, cmd *protocol.Command, b agent.BalanceC
 	})
 }
 
+func updateRunning() error {
+	return fault.New(fault.Conflict, "update_in_progress", "Another update with file operations is still running")
+}
+
 // update merges a patch. One with file operations is stored first, applied by the runner, and answered then (FILE-1).
 func (g *Grain) update(c actor.Context, cmd *protocol.Command, b protocol.UpdateCommand) (any, error) {
 	doc, err := field.Parse(b.Document)
@@ -142,7 +147,12 @@ func (g *Grain) update(c actor.Context, cmd *protocol.Command, b protocol.Update
 		return nil, err
 	}
 	if patch.Files.Empty() {
-		return g.step(c, cmd, func(m *agent.Machine) (any, error) { return g.applyPatch(m, &patch, b) })
+		return g.step(c, cmd, func(m *agent.Machine) (any, error) {
+			if m.S.Update != "" { // its fields were found to fit, and have to when its files are written (FILE-1)
+				return nil, updateRunning()
+			}
+			return g.applyPatch(m, &patch, b)
+		})
 	}
 	_, err = g.step(c, nil, func(m *agent.Machine) (any, error) {
 		if err := m.Accessible(); err != nil {
@@ -152,7 +162,7 @@ func (g *Grain) update(c actor.Context, cmd *protocol.Command, b protocol.Update
 			return nil, nil // a repeat of the call that is being carried out
 		}
 		if m.S.Update != "" {
-			return nil, fault.New(fault.Conflict, "update_in_progress", "Another update with file operations is still running")
+			return nil, updateRunning()
 		}
 		if _, _, err := patch.Apply(m.Spec, g.d.Sealer.SealAgent, g.d.Settings); err != nil {
 			return nil, err
@@ -446,6 +456,7 @@ func (g *Grain) filesApplied(c actor.Context, r fileReport) {
 		}
 		return
 	}
+	var refused error
 	result, err := g.step(c, &protocol.Command{Id: r.id, Kind: protocol.Update}, func(m *agent.Machine) (any, error) {
 		if m.S.Update != r.id {
 			return nil, nil
@@ -464,10 +475,14 @@ func (g *Grain) filesApplied(c actor.Context, r fileReport) {
 		if err != nil {
 			return nil, err
 		}
-		return g.applyPatch(m, &patch, r.update)
+		out, err := g.applyPatch(m, &patch, r.update)
+		if err != nil && !fault.Is(err, fault.Unavailable) { // it fitted before; it must not be tried for ever
+			refused, out, err = err, nil, nil
+		}
+		return out, err
 	})
-	if r.err != nil && err == nil {
-		err = r.err
+	if err == nil {
+		err = cmp.Or(r.err, refused)
 	}
 	if to := g.waiting[r.id]; to != nil {
 		delete(g.waiting, r.id)

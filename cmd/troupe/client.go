@@ -14,6 +14,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
@@ -95,6 +96,23 @@ func (c *cli) call(cmd *cobra.Command, method, path string, in any, columns ...s
 	return c.print(cmd.OutOrStdout(), raw, columns)
 }
 
+// printable keeps what others wrote (messages, names, tool results) from talking to the terminal: control characters are shown as dots.
+type printable struct{ io.Writer }
+
+// Write implements io.Writer.
+func (p printable) Write(b []byte) (int, error) {
+	clean := strings.Map(func(r rune) rune {
+		if r != '\n' && r != '\t' && unicode.IsControl(r) {
+			return '·'
+		}
+		return r
+	}, string(b))
+	if _, err := io.WriteString(p.Writer, clean); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
 func (c *cli) print(w io.Writer, raw []byte, columns []string) error {
 	if c.output == "json" {
 		var b bytes.Buffer
@@ -110,7 +128,7 @@ func (c *cli) print(w io.Writer, raw []byte, columns []string) error {
 	if err := dec.Decode(&doc); err != nil {
 		return err
 	}
-	tw := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	tw := tabwriter.NewWriter(printable{w}, 0, 4, 2, ' ', 0)
 	rows := list(doc)
 	if rows == nil {
 		for _, col := range columns {

@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -130,6 +132,16 @@ func TestMCP_3_ProbesAndTools(t *testing.T) {
 	}
 	a := w.want(w.call("POST", "/v1/mcp/servers/"+id+"/tools/refresh", nil), 200)
 	if tools := a.doc["tools"].([]any); len(tools) != 3 || tools[0].(map[string]any)["inputSchema"].(map[string]any)["type"] != "object" {
+		t.Errorf("%s", a.body)
+	}
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // takes the connection and never answers
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	hangs := w.server(map[string]any{"name": "hangs", "url": "http://" + silent.Addr().String() + "/mcp"})
+	w.want(w.call("GET", "/v1/mcp/servers/"+hangs+"/health", nil), 200)
+	if a := w.want(w.call("GET", "/v1/mcp/servers/"+hangs, nil), 200); a.str("health_status") != "unhealthy" || a.get("last_health_check") == nil {
 		t.Errorf("%s", a.body)
 	}
 	stdio := w.server(map[string]any{"name": "local", "command": "srv"})
@@ -266,6 +278,7 @@ type authority struct {
 	expires   int
 	issued    string
 	refuse    bool
+	refresh   string // works once; another one is taken for a stolen one
 }
 
 func (a *authority) routes(mux *http.ServeMux) {
@@ -292,7 +305,8 @@ func (a *authority) routes(mux *http.ServeMux) {
 		switch {
 		case a.refuse, r.Form.Get("client_id") != "client-1",
 			r.Form.Get("grant_type") == "authorization_code" && (r.Form.Get("code") != "good" || base64.RawURLEncoding.EncodeToString(sum[:]) != a.challenge),
-			r.Form.Get("grant_type") == "refresh_token" && r.Form.Get("refresh_token") != "refresh-1":
+			r.Form.Get("grant_type") == "refresh_token" && r.Form.Get("refresh_token") != a.refresh:
+			a.refresh = "" // revoked
 			answer(w, 400, map[string]any{"error": "invalid_grant"})
 			return
 		case r.Form.Get("grant_type") == "refresh_token":
@@ -301,7 +315,8 @@ func (a *authority) routes(mux *http.ServeMux) {
 		default:
 			a.issued = "access-1"
 		}
-		answer(w, 200, map[string]any{"access_token": a.issued, "token_type": "Bearer", "expires_in": a.expires, "refresh_token": "refresh-1"})
+		a.refresh = rand.Text()
+		answer(w, 200, map[string]any{"access_token": a.issued, "token_type": "Bearer", "expires_in": a.expires, "refresh_token": a.refresh})
 	})
 }
 
@@ -368,6 +383,32 @@ func TestMCP_6_OAuth(t *testing.T) {
 		if out := w.lastResult(who); out != "ticket 8" || as.refreshes == 0 {
 			t.Errorf("%s after %d renewals", out, as.refreshes)
 		}
+		// by one, whoever asks
+		var wg sync.WaitGroup
+		before := as.refreshes
+		for range 8 {
+			wg.Go(func() {
+				if a := w.call("GET", at+"/health", nil); a.status != 200 || a.str("status") != "healthy" {
+					t.Errorf("%d %s", a.status, a.body)
+				}
+			})
+		}
+		wg.Wait()
+		if n := as.refreshes - before; n < 1 || n > 8 || as.refresh == "" {
+			t.Errorf("%d renewals, the last token is %q", n, as.refresh)
+		}
+		// a new address is another resource
+		w.want(w.call("PUT", at, map[string]any{"url": ti.URL + "/mcp?v=2"}), 200)
+		if a := w.want(w.call("GET", at+"/health", nil), 200); a.str("status") != "unhealthy" {
+			t.Errorf("the token went to another address: %s", a.body)
+		}
+		w.want(w.call("PUT", at, map[string]any{"url": ti.URL + "/mcp"}), 200)
+		q = begin()
+		as.challenge = q.Get("code_challenge")
+		w.want(finish("good", q.Get("state")), 200)
+		ti.mu.Lock()
+		ti.token = "access-1"
+		ti.mu.Unlock()
 		// one that cannot be renewed goes on until it ends
 		as.mu.Lock()
 		as.refuse = true

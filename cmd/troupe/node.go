@@ -70,6 +70,7 @@ type node struct {
 	agents  *agentclient.Client
 	runtime *process.Runtime
 	gate    *gateway.Gateway
+	mcp     *mcp.Keeper
 	keeper  *clockgrain.Keeper
 	server  *route.Server
 	inner   *http.Server
@@ -221,15 +222,15 @@ func (n *node) serve(l net.Listener, set agent.Settings, authn *auth.Service) {
 	}
 	n.gate = gateway.New(gcfg)
 	done := make(chan struct{})
-	keeper := &mcp.Keeper{Store: n.st, Box: n.box, Reach: &mcp.Reach{HTTP: egress.Client(set, 0), Version: version}, Log: n.log}
+	n.mcp = &mcp.Keeper{Store: n.st, Box: n.box, Reach: &mcp.Reach{HTTP: egress.Client(set, 0), Version: version}, Log: n.log}
 	rcfg := rest.Config{Store: n.st, Auth: authn, Box: n.box, Agents: n.agents, Settings: set, AgentLimit: n.cfg.AgentLimit, PublicURL: n.cfg.PublicURL,
 		RateLimit: n.cfg.RateLimit, Closed: !n.cfg.Registration, Prober: n.gate, Cluster: n.clusterHealth, Members: membership{n.cluster}, Shards: n.st.Shards(), Accepted: func(d time.Duration) { n.metrics.sendAck.Observe(d.Seconds()) }, Done: done}
-	rcfg.MCP, rcfg.OAuthOrigins = keeper, n.cfg.OAuthOrigins
+	rcfg.MCP, rcfg.OAuthOrigins = n.mcp, n.cfg.OAuthOrigins
 	if n.cfg.PublicMetrics {
 		rcfg.Scrape = n.metrics.page
 	}
 	routes := rest.Routes(rcfg)
-	routes = append(routes, runnerapi.Routes(runnerapi.Config{Store: n.st, Agents: n.agents, Settings: set, URLs: n.urls, Done: done, MCP: keeper})...)
+	routes = append(routes, runnerapi.Routes(runnerapi.Config{Store: n.st, Agents: n.agents, Settings: set, URLs: n.urls, Done: done, MCP: n.mcp})...)
 	routes = append(routes, n.gate.Routes()...)
 	n.server = route.New(route.Config{Auth: authn, Counters: n.st, RateLimit: n.cfg.RateLimit, GuestLimit: n.cfg.GuestLimit, Metrics: n.metrics, Log: n.log, MaxBody: maxBody}, routes)
 	n.wg.Add(2)
@@ -349,6 +350,9 @@ func (n *node) stop() {
 	}
 	if n.gate != nil {
 		n.gate.Close()
+	}
+	if n.mcp != nil {
+		n.mcp.Close()
 	}
 	if n.cluster != nil {
 		if err := n.cluster.Stop(4 * time.Second); err != nil {

@@ -2,8 +2,10 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -47,4 +49,11 @@ func TestScripts(t *testing.T) {
 			},
 		},
 	})
+}
+
+func TestPeopleSeeNoControlCharacters(t *testing.T) {
+	var out strings.Builder
+	if _, err := fmt.Fprint(printable{&out}, "a\x1b]52;c;ZXZpbA==\x07b\tc\nd\u009b31m é"); err != nil || out.String() != "a·]52;c;ZXZpbA==·b\tc\nd·31m é" {
+		t.Errorf("%q %v", out.String(), err)
+	}
 }

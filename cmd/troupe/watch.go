@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -27,7 +26,7 @@ func (c *cli) agentWatch() *cobra.Command {
 				return err
 			}
 			path := "/v1/agent/" + url.PathEscape(args[0])
-			w := &watcher{out: cmd.OutOrStdout(), get: func(message string) string {
+			w := &watcher{out: printable{cmd.OutOrStdout()}, get: func(message string) string {
 				ctx, cancel := context.WithTimeout(cmd.Context(), 5*time.Second)
 				defer cancel()
 				var m struct{ Content string }
@@ -41,13 +40,13 @@ func (c *cli) agentWatch() *cobra.Command {
 			err = cl.Events(cmd.Context(), path+"/events"+types, after, func(e client.Event) bool {
 				n++
 				if c.output == "json" {
-					fmt.Fprintf(w.out, "%s\n", e.Data)
+					fmt.Fprintf(cmd.OutOrStdout(), "%s\n", e.Data)
 				} else {
 					w.show(e)
 				}
 				return count == 0 || n < count
 			})
-			if errors.Is(err, context.Canceled) { // interrupted: that is how it ends
+			if cmd.Context().Err() != nil { // interrupted: that is how it ends
 				return nil
 			}
 			return err

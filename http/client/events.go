@@ -25,16 +25,20 @@ const (
 	maxReconnect = 10 * time.Second
 )
 
-// errEnough ends a stream that the caller has read enough of.
-var errEnough = errors.New("enough")
+var (
+	errEnough = errors.New("enough") // of it was read
+	errSilent = errors.New("the server stopped talking")
+)
 
 // Events follows a stream until ctx ends or handle returns false. A connection that breaks is made anew from the last position,
-// so that handle sees each event once. The first failure to connect, and any refusal, ends it with an error.
+// so that handle sees each event once. A failure of the first connection ends it with an error, and so does any refusal but a busy
+// server's.
 func (c *Client) Events(ctx context.Context, path, after string, handle func(Event) bool) error {
 	seen := false
+	opened := func() { seen = true }
 	for pause := reconnect; ; pause = min(2*pause, maxReconnect) {
-		err := c.stream(ctx, path, after, func(e Event) bool {
-			seen, pause = true, reconnect
+		err := c.stream(ctx, path, after, opened, func(e Event) bool {
+			pause = reconnect
 			if e.ID != "" {
 				after = e.ID
 			}
@@ -46,7 +50,7 @@ func (c *Client) Events(ctx context.Context, path, after string, handle func(Eve
 			return nil
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case errors.As(err, &refusal) && refusal.Status < 500, !seen:
+		case errors.As(err, &refusal) && refusal.Status < 500 && refusal.Status != http.StatusTooManyRequests, !seen:
 			return err
 		}
 		select {
@@ -57,9 +61,9 @@ func (c *Client) Events(ctx context.Context, path, after string, handle func(Eve
 	}
 }
 
-func (c *Client) stream(ctx context.Context, path, after string, handle func(Event) bool) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+func (c *Client) stream(ctx context.Context, path, after string, opened func(), handle func(Event) bool) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	req, err := http.NewRequestWithContext(ctx, "GET", c.Base+path, nil)
 	if err != nil {
 		return err
@@ -82,12 +86,16 @@ func (c *Client) stream(ctx context.Context, path, after string, handle func(Eve
 		}
 		return e
 	}
-	watchdog := time.AfterFunc(silence, cancel) // a server that stops talking is given up
+	watchdog := time.AfterFunc(silence, func() { cancel(errSilent) }) // a server that stops talking is given up
 	defer watchdog.Stop()
+	opened()
 	rd := bufio.NewReaderSize(res.Body, 1<<16)
 	var e Event
 	for {
 		line, err := rd.ReadString('\n')
+		if errors.Is(context.Cause(ctx), errSilent) {
+			return errSilent
+		}
 		if err != nil {
 			return err
 		}

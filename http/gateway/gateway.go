@@ -323,6 +323,7 @@ type call struct {
 	id      agent.ID
 	call    string
 	model   string
+	loop    bool // it names its turn
 	usage   usage
 	runes   int64        // of output relayed so far
 	sofar   atomic.Int64 // output tokens reported so far
@@ -361,7 +362,7 @@ func (g *Gateway) forward(c *route.Call) (route.Response, error) {
 		}
 		turn = agent.TurnID(u)
 	}
-	k := &call{g: g, id: c.Runner.Agent, call: agent.NewUUID(), model: r.Model}
+	k := &call{g: g, id: c.Runner.Agent, call: agent.NewUUID(), model: r.Model, loop: turn != ""}
 	res := &agent.Reservation{Agent: k.id, Call: k.call, Incarnation: c.Runner.Incarnation, RunnerEpoch: c.Runner.Epoch, Turn: turn, Want: max(*r.MaxTokens, 1),
 		Overdraft: g.cfg.Settings.Overdraft, Model: r.Model}
 	if r.Thinking > 0 {
@@ -492,7 +493,7 @@ func (k *call) settle(broken bool) {
 	if broken {
 		u.Output = max(u.Output, (k.runes+runesPerTok-1)/runesPerTok) // LLM-6
 	}
-	s := &agent.Settlement{Agent: k.id, Call: k.call, Usage: u, Model: k.model, Estimated: broken}
+	s := &agent.Settlement{Agent: k.id, Call: k.call, Usage: u, Model: k.model, Estimated: broken, Loop: k.loop}
 	for kind, n := range map[string]int64{"input": u.Input, "output": u.Output, "cache_write": u.CacheWrite, "cache_read": u.CacheRead} {
 		k.g.cfg.Metrics.ModelTokens(kind, k.model, n)
 	}

@@ -3,8 +3,11 @@ package mcp
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
-	"maps"
+	"math"
+	"strings"
+	"sync"
 	"time"
 
 	"troupe/actors/account"
@@ -30,13 +33,27 @@ type Secrets struct {
 	Headers map[string]string `json:"headers,omitempty"`
 }
 
+// Bounds of a renewal. Refresh tokens work once, so one node renews at a time, and it does not give up with the caller: an answer
+// that is thrown away may have been the only valid one.
+const (
+	renewWithin = within + storeWithin
+	storeWithin = 5 * time.Second
+	renewAgain  = 30 * time.Second // after one that failed
+	patience    = 2 * time.Second  // of a caller
+)
+
 // Keeper opens what registered servers keep sealed, and renews their tokens.
 type Keeper struct {
 	Store account.MCPServers
 	Box   Box
 	Reach *Reach
 	Log   *slog.Logger
+
+	work sync.WaitGroup
 }
+
+// Close waits for renewals that are under way.
+func (k *Keeper) Close() { k.work.Wait() }
 
 func put[T any](k *Keeper, id, slot string, v T) (string, error) {
 	return k.Box.Seal(id, slot, string(agent.Encode(v)))
@@ -79,42 +96,94 @@ func (k *Keeper) Open(ctx context.Context, s account.MCPServer) (Secrets, error)
 	if err != nil {
 		return out, err
 	}
-	if cred.Due(time.Now()) {
-		cred = k.renew(ctx, s, cred)
+	if cred.Resource != s.URL {
+		return out, fmt.Errorf("the credentials of MCP server %s are for another address", s.ID)
 	}
-	headers := maps.Clone(out.Headers)
-	if headers == nil {
-		headers = map[string]string{}
+	if cred.Due(time.Now()) {
+		cred = k.renewed(ctx, s, cred)
+	}
+	headers := map[string]string{}
+	for name, v := range out.Headers {
+		if !strings.EqualFold(name, "Authorization") {
+			headers[name] = v
+		}
 	}
 	headers["Authorization"] = "Bearer " + cred.Access
 	out.Headers = headers
 	return out, nil
 }
 
-// renew gets a fresh access token and stores it. Another node may have been faster; its tokens are as good.
-func (k *Keeper) renew(ctx context.Context, s account.MCPServer, cred Credentials) Credentials {
-	fresh := cred
-	rerr := k.Reach.Renew(ctx, &fresh)
+// renewed sees to it that the tokens are renewed, by this node or another. It returns them, or the present ones if that takes long:
+// they are good for a while, as renewing begins before their end.
+func (k *Keeper) renewed(ctx context.Context, s account.MCPServer, cred Credentials) Credentials {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	mine := false
 	stored, err := account.ChangeMCPServer(ctx, k.Store, s.Account, s.ID, func(now *account.MCPServer) (bool, error) {
-		if rerr != nil || now.OAuth != s.OAuth {
-			return false, nil
+		ms := time.Now().UnixMilli()
+		if mine = now.OAuth == s.OAuth && now.RenewMS <= ms; mine {
+			now.RenewMS = ms + (renewWithin + renewAgain).Milliseconds()
 		}
-		var err error
-		now.OAuth, err = put(k, s.ID, slotOAuth, fresh)
-		return true, err
+		return mine, nil
 	})
-	if err == nil && stored.OAuth != s.OAuth {
-		if theirs, terr := take[Credentials](k, s.ID, slotOAuth, stored.OAuth); terr == nil {
-			return theirs
+	if err != nil {
+		k.Log.Warn("access token of an MCP server not renewed", "server_id", s.ID, "err", err)
+		return cred
+	}
+	done := make(chan struct{})
+	if mine {
+		k.work.Add(1)
+		go func() { // ends within renewWithin
+			defer k.work.Done()
+			defer close(done)
+			k.renew(context.WithoutCancel(ctx), s, cred)
+		}()
+	}
+	for {
+		if stored.OAuth != s.OAuth {
+			if theirs, err := take[Credentials](k, s.ID, slotOAuth, stored.OAuth); err == nil {
+				return theirs
+			}
+			return cred
+		}
+		if !mine && !cred.Expired(time.Now()) {
+			return cred
+		}
+		select {
+		case <-ctx.Done():
+			return cred
+		case <-done: // a renewal that failed is not waited for twice
+			mine, done, cred.ExpiresMS = false, nil, math.MaxInt64
+		case <-time.After(100 * time.Millisecond):
+			if mine {
+				continue
+			}
+		}
+		if stored, err = k.Store.MCPServer(ctx, s.Account, s.ID); err != nil {
+			return cred
 		}
 	}
-	if rerr != nil || err != nil {
-		k.Log.Warn("access token of an MCP server could not be renewed", "server_id", s.ID, "err", rerr, "store_err", err)
+}
+
+// renew gets fresh tokens and stores them. The claim on the renewal keeps others from trying for a while after a failure.
+func (k *Keeper) renew(ctx context.Context, s account.MCPServer, cred Credentials) {
+	err := k.Reach.Renew(ctx, &cred)
+	if err == nil {
+		ctx, cancel := context.WithTimeout(ctx, storeWithin)
+		defer cancel()
+		_, err = account.ChangeMCPServer(ctx, k.Store, s.Account, s.ID, func(now *account.MCPServer) (bool, error) {
+			if now.OAuth != s.OAuth { // the flow was done anew meanwhile
+				return false, nil
+			}
+			var err error
+			now.RenewMS = 0
+			now.OAuth, err = put(k, s.ID, slotOAuth, cred)
+			return true, err
+		})
 	}
-	if rerr == nil {
-		return fresh
+	if err != nil {
+		k.Log.Warn("access token of an MCP server not renewed", "server_id", s.ID, "err", err)
 	}
-	return cred
 }
 
 // SealFlow seals a flow that was begun.

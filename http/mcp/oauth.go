@@ -125,7 +125,11 @@ func (r *Reach) Begin(ctx context.Context, server, clientID, redirect, state str
 }
 
 func (a *App) config(redirect string) *oauth2.Config {
-	return &oauth2.Config{ClientID: a.ClientID, ClientSecret: a.Secret, RedirectURL: redirect, Endpoint: oauth2.Endpoint{AuthURL: a.Auth, TokenURL: a.Token}}
+	style := oauth2.AuthStyleAutoDetect
+	if a.Secret == "" { // a public client; trying both ways would use up the code
+		style = oauth2.AuthStyleInParams
+	}
+	return &oauth2.Config{ClientID: a.ClientID, ClientSecret: a.Secret, RedirectURL: redirect, Endpoint: oauth2.Endpoint{AuthURL: a.Auth, TokenURL: a.Token, AuthStyle: style}}
 }
 
 func (r *Reach) context(ctx context.Context) (context.Context, context.CancelFunc) {
@@ -167,6 +171,11 @@ func (c *Credentials) take(t *oauth2.Token) {
 // Due says whether the access token has to be renewed before it is given to anybody.
 func (c *Credentials) Due(now time.Time) bool {
 	return c.ExpiresMS > 0 && c.Refresh != "" && now.Add(ahead).UnixMilli() >= c.ExpiresMS
+}
+
+// Expired says whether the access token has ended.
+func (c *Credentials) Expired(now time.Time) bool {
+	return c.ExpiresMS > 0 && now.UnixMilli() >= c.ExpiresMS
 }
 
 // Renew gets a fresh access token.

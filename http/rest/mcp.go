@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"net/url"
 	"slices"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -28,9 +29,19 @@ const (
 	maxFlows = 5 // that one server waits for
 )
 
+// Bounds of routes that call a server.
+const (
+	reachWithin = 20 * time.Second // longer than the call itself: what it found is stored
+	maxTold     = 16               // agents that are told of a change at once
+)
+
 func (r *rest) mcpRoutes() []route.Route {
 	a := func(method, path, op string, body route.Body, h func(*route.Call) (route.Response, error)) route.Route {
 		return feature(method, "/v1/mcp/servers"+path, op, body, h)
+	}
+	slow := func(rt route.Route) route.Route {
+		rt.Timeout = reachWithin
+		return rt
 	}
 	return []route.Route{
 		a("POST", "", "createMcpServer", route.Required, r.createServer),
@@ -38,13 +49,13 @@ func (r *rest) mcpRoutes() []route.Route {
 		a("GET", "/{serverId}", "getMcpServer", route.None, r.server),
 		a("PUT", "/{serverId}", "updateMcpServer", route.Required, r.updateServer),
 		a("DELETE", "/{serverId}", "deleteMcpServer", route.None, r.deleteServer),
-		a("POST", "/{serverId}/tools/refresh", "refreshMcpServerTools", route.None, r.serverTools),
-		a("GET", "/{serverId}/health", "checkMcpServerHealth", route.None, r.serverHealth),
+		slow(a("POST", "/{serverId}/tools/refresh", "refreshMcpServerTools", route.None, r.serverTools)),
+		slow(a("GET", "/{serverId}/health", "checkMcpServerHealth", route.None, r.serverHealth)),
 		a("POST", "/{serverId}/access", "grantMcpServerAccess", route.Required, r.grant),
 		a("GET", "/{serverId}/access", "listMcpServerAccess", route.None, r.grants),
 		a("DELETE", "/{serverId}/access/{agentId}", "revokeMcpServerAccess", route.None, r.revoke),
-		a("GET", "/{serverId}/oauth/authorize", "authorizeMcpServer", route.None, r.authorize),
-		a("POST", "/{serverId}/oauth/callback", "completeMcpServerOauth", route.None, r.completeOAuth),
+		slow(a("GET", "/{serverId}/oauth/authorize", "authorizeMcpServer", route.None, r.authorize)),
+		slow(a("POST", "/{serverId}/oauth/callback", "completeMcpServerOauth", route.None, r.completeOAuth)),
 	}
 }
 
@@ -67,8 +78,9 @@ type serverChange struct {
 	hasArgs                               bool
 }
 
-func (r *rest) readServer(c *route.Call, create bool) (*serverChange, error) {
-	ch := &serverChange{}
+// readServer reads a change of a server of a type, "" for a new one.
+func (r *rest) readServer(c *route.Call, of string) (*serverChange, error) {
+	ch, create := &serverChange{}, of == ""
 	err := readBody(c, func(rd field.Reader) {
 		str := func(name string, t field.Text) agent.Opt[string] {
 			s, ok := rd.String(name, t)
@@ -98,6 +110,12 @@ func (r *rest) readServer(c *route.Call, create bool) (*serverChange, error) {
 		}
 		if create {
 			ch.checkTransport(rd)
+			return
+		}
+		for _, name := range map[string][]string{"stdio": {"url"}, "http": {"command", "args"}}[of] {
+			if rd.Has(name) {
+				rd.Fail(name, "does not belong to a server of type "+of)
+			}
 		}
 	})
 	return ch, err
@@ -140,6 +158,9 @@ func (r *rest) apply(ch *serverChange, s *account.MCPServer) error {
 			s.Args = ch.args
 		}
 	} else {
+		if ch.url.Given() && ch.url.Value != s.URL { // tokens are for the address they were issued for
+			s.OAuth, s.Flows = "", nil
+		}
 		set(ch.url, &s.URL)
 	}
 	if ch.status.Given() {
@@ -155,9 +176,16 @@ func (r *rest) apply(ch *serverChange, s *account.MCPServer) error {
 }
 
 func (r *rest) createServer(c *route.Call) (route.Response, error) {
-	ch, err := r.readServer(c, true)
+	ch, err := r.readServer(c, "")
 	if err != nil {
 		return route.Response{}, err
+	}
+	all, err := r.Store.ListMCPServers(c.Ctx, c.Caller.Account.ID)
+	if err != nil {
+		return route.Response{}, err
+	}
+	if len(all) >= account.MaxMCPServers {
+		return route.Response{}, account.TooManyServers()
 	}
 	now := time.Now().UnixMilli()
 	s := account.MCPServer{ID: agent.NewUUID(), Account: c.Caller.Account.ID, Transport: ch.transport.Value, Status: account.MCPActive, Health: account.MCPUnknown, CreatedMS: now, UpdatedMS: now}
@@ -234,13 +262,20 @@ func (r *rest) access(ctx context.Context, s *account.MCPServer) ([]api.McpAcces
 	return out, nil
 }
 
-// tell lets the agents with a grant know (MCP-4). A runner reads the list again after a while even if this is lost.
+// tell lets the agents with a grant know (MCP-4). A runner that is not reached in time reads the list again within a minute.
 func (r *rest) tell(ctx context.Context, agents ...string) {
+	var wg sync.WaitGroup
+	room := make(chan struct{}, maxTold)
 	for _, id := range agents {
-		if _, err := agentclient.Ask[struct{}](ctx, r.Agents, agent.ID(id), protocol.Touch, struct{}{}); err != nil && !fault.Is(err, fault.NotFound) {
-			return
-		}
+		room <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-room }()
+			if _, err := agentclient.Ask[struct{}](ctx, r.Agents, agent.ID(id), protocol.Touch, struct{}{}); err != nil && !fault.Is(err, fault.NotFound) {
+				r.MCP.Log.Info("an agent was not told of its MCP servers", "agent_id", id, "err", err)
+			}
+		})
 	}
+	wg.Wait()
 }
 
 func granted(s *account.MCPServer) (out []string) {
@@ -255,14 +290,9 @@ func (r *rest) updateServer(c *route.Call) (route.Response, error) {
 	if err != nil {
 		return route.Response{}, err
 	}
-	ch, err := r.readServer(c, false)
+	ch, err := r.readServer(c, s.Transport)
 	if err != nil {
 		return route.Response{}, err
-	}
-	for name, bad := range map[string]bool{"url": s.Transport == "stdio" && ch.url.Given(), "command": s.Transport == "http" && ch.command.Given(), "args": s.Transport == "http" && ch.hasArgs} {
-		if bad {
-			return route.Response{}, fault.New(fault.Invalid, "validation_failed", name+" does not belong to a server of type "+s.Transport).At(name, "does not belong to a server of type "+s.Transport)
-		}
 	}
 	s, err = account.ChangeMCPServer(c.Ctx, r.Store, s.Account, s.ID, func(s *account.MCPServer) (bool, error) {
 		s.UpdatedMS = max(time.Now().UnixMilli(), s.UpdatedMS+1)
@@ -389,6 +419,9 @@ func (r *rest) grant(c *route.Call) (route.Response, error) {
 	_, err = account.ChangeMCPServer(c.Ctx, r.Store, s.Account, s.ID, func(s *account.MCPServer) (bool, error) {
 		if s.Grant(who) != nil {
 			return false, fault.New(fault.Conflict, "already_granted", "The agent already has a grant for this server")
+		}
+		if len(s.Grants) >= account.MaxMCPGrants {
+			return false, fault.Newf(fault.Invalid, "limit_reached", "The server has %d grants, the most there can be", account.MaxMCPGrants)
 		}
 		s.Grants = append(s.Grants, g)
 		return true, nil

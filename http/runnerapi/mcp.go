@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"slices"
 	"strings"
+	"sync"
 
 	"troupe/actors/account"
 	"troupe/actors/agent"
+	"troupe/actors/fault"
 	"troupe/http/mcp"
 	"troupe/http/route"
 	"troupe/http/runnerproto"
@@ -18,6 +20,9 @@ func (a *api) mcpServers(c *route.Call) (route.Response, error) {
 	v, err := a.load(c)
 	if err != nil {
 		return route.Response{}, err
+	}
+	if c.Runner.Epoch != 0 && c.Runner.Epoch != v.f.RunnerEpoch { // FENCE-4
+		return route.Response{}, fault.New(fault.Conflict, "stale_runner", "A newer runner has attached")
 	}
 	out := runnerproto.MCPServers{Servers: []runnerproto.MCPServer{}}
 	for name, m := range v.spec.Config.MCP {
@@ -39,19 +44,28 @@ func (a *api) mcpServers(c *route.Call) (route.Response, error) {
 	if err != nil {
 		return route.Response{}, err
 	}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
 	for i := range granted {
-		g := granted[i].Grant(string(v.spec.ID))
-		_, own := v.spec.Config.MCP[granted[i].Name]
-		if g == nil || own || granted[i].Status != account.MCPActive {
+		s := &granted[i]
+		g := s.Grant(string(v.spec.ID))
+		_, own := v.spec.Config.MCP[s.Name]
+		if g == nil || own || s.Status != account.MCPActive {
 			continue
 		}
-		sec, err := a.MCP.Open(c.Ctx, granted[i])
-		if err != nil {
-			return route.Response{}, err
-		}
-		out.Servers = append(out.Servers, runnerproto.MCPServer{Name: granted[i].Name, Source: "grant", Type: granted[i].Transport, Command: granted[i].Command, Args: granted[i].Args,
-			URL: granted[i].URL, Env: sec.Env, Headers: sec.Headers, Tools: g.Tools})
+		wg.Go(func() { // a token may have to be renewed
+			sec, err := a.MCP.Open(c.Ctx, *s)
+			if err != nil { // costs its tools and nothing else
+				a.MCP.Log.Warn("MCP server not given to a runner", "server_id", s.ID, "agent_id", v.spec.ID, "err", err)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			out.Servers = append(out.Servers, runnerproto.MCPServer{Name: s.Name, Source: "grant", Type: s.Transport, Command: s.Command, Args: s.Args,
+				URL: s.URL, Env: sec.Env, Headers: sec.Headers, Tools: g.Tools})
+		})
 	}
+	wg.Wait()
 	slices.SortFunc(out.Servers, func(x, y runnerproto.MCPServer) int { return strings.Compare(x.Name, y.Name) })
 	return route.OK(out), nil
 }

@@ -33,7 +33,11 @@ func (s *Store) Renew(ctx context.Context, id agent.ID, call string, soFar int64
 // Settle implements agent.Ledger.
 func (s *Store) Settle(ctx context.Context, x *agent.Settlement) (int64, error) {
 	var balance int64
-	err := s.settle(ctx, x.Agent, []any{x.Call, x.Usage.Input, x.Usage.Output, x.Usage.CacheWrite, x.Usage.CacheRead, "0", 0}, &balance)
+	loop := 0
+	if x.Loop {
+		loop = 1
+	}
+	err := s.settle(ctx, x.Agent, []any{x.Call, x.Usage.Input, x.Usage.Output, x.Usage.CacheWrite, x.Usage.CacheRead, "0", 0, loop}, &balance)
 	return balance, err
 }
 

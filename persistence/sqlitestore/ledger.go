@@ -124,7 +124,7 @@ func (s *Store) Settle(ctx context.Context, x *agent.Settlement) (balance int64,
 		u := x.Usage
 		if known && u.Input+u.Output+u.CacheWrite+u.CacheRead > 0 {
 			u.Requests = 1
-			if read := u.Input + u.CacheWrite + u.CacheRead; session != "" && read > 0 { // calls of a compaction say nothing of the session (COMP-1)
+			if read := u.Input + u.CacheWrite + u.CacheRead; x.Loop && session != "" && read > 0 { // calls of a compaction say nothing of the session (COMP-1)
 				t.exec(`UPDATE agent SET ctx=?, ctxs=? WHERE id=? AND comp=''`, read, session, id)
 			}
 			balance = t.charge(id, charge{turn, session, u})

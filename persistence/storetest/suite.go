@@ -786,14 +786,15 @@ func testLedger(t *testing.T, k *kit) {
 func testContext(t *testing.T, k *kit) {
 	id := k.running(1000)
 	f := k.claim(id, "m")
-	call := func(u agent.Usage) {
+	other := func(u agent.Usage, loop bool) {
 		t.Helper()
 		c := agent.NewUUID()
 		_, err := k.s.Reserve(k.ctx, &agent.Reservation{Agent: id, Call: c, Incarnation: 1, Want: 10})
 		k.must(err)
-		_, err = k.s.Settle(k.ctx, &agent.Settlement{Agent: id, Call: c, Usage: u})
+		_, err = k.s.Settle(k.ctx, &agent.Settlement{Agent: id, Call: c, Usage: u, Loop: loop})
 		k.must(err)
 	}
+	call := func(u agent.Usage) { t.Helper(); other(u, true) }
 	check := func(want int64) {
 		t.Helper()
 		got, _, err := k.s.Peek(k.ctx, id, 1)
@@ -806,6 +807,8 @@ func testContext(t *testing.T, k *kit) {
 	call(agent.Usage{Input: 5, CacheRead: 7, CacheWrite: 8, Output: 1})
 	check(20)
 	call(agent.Usage{Input: 30, Output: 1})
+	check(30)
+	other(agent.Usage{Input: 3, Output: 1}, false) // of a program beside the model loop
 	check(30)
 	head := func(h map[string]string) {
 		t.Helper()
