@@ -1,6 +1,6 @@
 // Package member is the membership and placement of troupe's Proto.Actor cluster, on the store.
 //
-//	Provider   holds this node's lease, publishes the topology, stops the node when the lease is lost
+//	Provider   holds this node's lease, tells of changes, stops the node when the lease is lost
 //	Lookup     says where a grain lives: the claim in the store if its member is alive, else the member that the
 //	           identity hashes to claims it (epoch + 1) and activates it
 //	Gate       the mailbox of every activation: bounded, and shut before the activation leaves

@@ -68,7 +68,9 @@ func Start(store Store, cfg Config, kinds ...*cluster.Kind) *Node {
 	p := NewProvider(store, cfg.Self, cfg.TTL, cfg.Log, cfg.OnLost)
 	l := NewLookup(store, p, cfg.Log, cfg.Busy, cfg.Failed)
 	p.grains = l.Grains
-	c := cluster.New(sys, cluster.Configure(cfg.Name, p, l, rc, cluster.WithKinds(kinds...), cluster.WithHeartbeatExpiration(24*time.Hour)))
+	conf := cluster.Configure(cfg.Name, p, l, rc, cluster.WithKinds(kinds...))
+	conf.GossipInterval = 1000 * time.Hour // it has nothing to say: see Provider.publish
+	c := cluster.New(sys, conf)
 	n := &Node{Cluster: c, Provider: p, Lookup: l, started: make(chan struct{})}
 	go func() {
 		defer close(n.started)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/asynkron/protoactor-go/cluster"
+	"github.com/asynkron/protoactor-go/remote"
 
 	"troupe/actors/agent"
 	"troupe/actors/fault"
@@ -35,7 +36,7 @@ type Provider struct {
 	until   atomic.Int64 // end of the lease since base, on the monotonic clock
 	version int64
 	mu      sync.Mutex // one beat at a time
-	pending chan cluster.Members
+	pending chan []agent.Member
 	view    atomic.Pointer[View]
 	joined  atomic.Pointer[agent.Member]
 	changed atomic.Pointer[func()]
@@ -68,7 +69,7 @@ func NewProvider(leases agent.Leases, self agent.Member, ttl time.Duration, log 
 	if ttl == 0 {
 		ttl = DefaultTTL
 	}
-	p := &Provider{leases: leases, grains: func() map[string]int { return nil }, self: self, ttl: ttl, log: log, onLost: onLost, base: time.Now(), pending: make(chan cluster.Members, 1),
+	p := &Provider{leases: leases, grains: func() map[string]int { return nil }, self: self, ttl: ttl, log: log, onLost: onLost, base: time.Now(), pending: make(chan []agent.Member, 1),
 		stop: make(chan struct{}), ready: make(chan struct{})}
 	p.view.Store(&View{})
 	return p
@@ -201,32 +202,31 @@ func (p *Provider) beat(join bool) error {
 	}
 	p.version = t.Version
 	p.view.Store(&View{Version: t.Version, Members: t.Members})
-	var ms cluster.Members
-	for _, m := range t.Members {
-		host, port, err := net.SplitHostPort(m.Address)
-		n, perr := strconv.Atoi(port)
-		if err != nil || perr != nil {
-			continue
-		}
-		ms = append(ms, &cluster.Member{Id: m.ID, Host: host, Port: int32(n), Kinds: m.Kinds})
-	}
 	select { // the newest topology wins
 	case <-p.pending:
 	default:
 	}
-	p.pending <- ms
+	p.pending <- t.Members
 	return nil
 }
 
-// publish hands topologies to the library on a goroutine of its own: subscribers may block, the lease must not.
+// publish tells of changes on a goroutine of its own: subscribers may block, the lease must not. The library's list of members and its
+// gossip are left empty: placement and failure detection are ours, and they race (the list is read without a lock). It has to know
+// one thing: whom nobody is to be connected to any more.
 func (p *Provider) publish() {
 	defer p.wg.Done()
+	var known []agent.Member
 	for {
 		select {
 		case <-p.stop:
 			return
-		case ms := <-p.pending:
-			p.c.MemberList.UpdateClusterTopology(ms)
+		case now := <-p.pending:
+			for _, m := range known {
+				if !slices.ContainsFunc(now, func(x agent.Member) bool { return x.ID == m.ID }) {
+					p.c.ActorSystem.EventStream.Publish(&remote.EndpointTerminatedEvent{Address: m.Address})
+				}
+			}
+			known = now
 			p.readied.Do(func() { close(p.ready) })
 			if f := p.changed.Load(); f != nil {
 				(*f)()
