@@ -149,7 +149,10 @@ func TestMCP_3_ProbesAndTools(t *testing.T) {
 	if a := w.want(w.call("GET", "/v1/mcp/servers/"+stdio+"/health", nil), 200); a.str("status") != "unhealthy" {
 		t.Errorf("%s", a.body)
 	}
-	// The guard holds for servers, too: the name resolves into the private network.
+}
+
+// The guard holds for servers, too: the name resolves into the private network.
+func TestMCP_3_ProbesAreGuarded(t *testing.T) {
 	guarded := startWorld(t, func(c *Config) { c.AllowHTTP = true })
 	hidden := guarded.server(map[string]any{"name": "hidden", "url": "http://localtest.me.invalid/mcp"})
 	guarded.refused(guarded.call("POST", "/v1/mcp/servers/"+hidden+"/tools/refresh", nil), 502, "upstream_failed")
