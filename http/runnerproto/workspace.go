@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
+	"net/url"
 	"time"
 
 	"troupe/actors/agent"
@@ -59,6 +61,73 @@ func (w *Workspace) Apply(ctx context.Context, endpoint string, key agent.Secret
 	return out, nil
 }
 
+// FileServer is where the file server of one pod is, and its key.
+type FileServer struct {
+	Endpoint string
+	Key      agent.Secret
+}
+
+// maxAnswer bounds the result of an operation: 10 MiB of file as base64 or as escaped text.
+const maxAnswer = 64 << 20
+
+// Call runs one operation of the filesystem API and returns its result as JSON. Errors: those of the operation;
+// fault.Unavailable if the pod cannot be reached or broke off, when it may or may not have been done.
+func (w *Workspace) Call(ctx context.Context, at FileServer, c *FileCall) (json.RawMessage, error) {
+	body, err := json.Marshal(c)
+	if err != nil {
+		return nil, err
+	}
+	res, err := w.ask(ctx, at, "POST", "/v1/files/call", bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	if err != nil {
+		return nil, unreachable(err)
+	}
+	return b, nil
+}
+
+// Download is a file that is being read. Body must be closed.
+type Download struct {
+	Type string
+	Size int64
+	Body io.ReadCloser
+}
+
+// Raw starts reading a file as it is.
+func (w *Workspace) Raw(ctx context.Context, at FileServer, path string) (*Download, error) {
+	res, err := w.ask(ctx, at, "GET", "/v1/files/raw?path="+url.QueryEscape(path), nil)
+	if err != nil {
+		return nil, err
+	}
+	if res.ContentLength < 0 {
+		_ = res.Body.Close()
+		return nil, unreachable(errors.New("a file without its size"))
+	}
+	return &Download{Type: res.Header.Get("Content-Type"), Size: res.ContentLength, Body: res.Body}, nil
+}
+
+func (w *Workspace) ask(ctx context.Context, at FileServer, method, path string, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, at.Endpoint+path, body)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Authorization", "Bearer "+at.Key.Reveal())
+	req.Header.Set("Content-Type", "application/json")
+	res, err := w.HTTP.Do(req)
+	if err != nil {
+		return nil, unreachable(err)
+	}
+	if res.StatusCode != http.StatusOK {
+		b, _ := io.ReadAll(io.LimitReader(res.Body, 1<<16))
+		_ = res.Body.Close()
+		return nil, refused(res.StatusCode, b)
+	}
+	return res, nil
+}
+
 func unreachable(err error) error {
 	return fault.New(fault.Unavailable, "pod_not_running", "The agent's pod could not be reached").After(10 * time.Second).Because(err)
 }
@@ -67,7 +136,7 @@ func unreachable(err error) error {
 func refused(status int, body []byte) error {
 	var e Error
 	_ = json.Unmarshal(body, &e)
-	kinds := map[int]fault.Kind{400: fault.Invalid, 403: fault.Forbidden, 409: fault.Conflict, 507: fault.Full}
+	kinds := map[int]fault.Kind{400: fault.Invalid, 403: fault.Forbidden, 404: fault.NotFound, 413: fault.TooLarge, 409: fault.Conflict, 507: fault.Full}
 	if k, ok := kinds[status]; ok && e.Code != "" {
 		return fault.New(k, e.Code, e.Message)
 	}

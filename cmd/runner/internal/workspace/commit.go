@@ -93,11 +93,15 @@ func (w *Workspace) recover() error {
 	return w.finish(j)
 }
 
-// sweep removes staged files that no journal names.
+// sweep removes what is staged and no journal names.
 func (w *Workspace) sweep() error {
 	return fs.WalkDir(w.root.FS(), ".", func(p string, d fs.DirEntry, err error) error {
-		if err == nil && strings.HasPrefix(d.Name(), stagePrefix) && !d.IsDir() {
-			_ = w.root.Remove(p)
+		if err != nil || !strings.HasPrefix(d.Name(), stagePrefix) {
+			return nil
+		}
+		_ = w.root.RemoveAll(p)
+		if d.IsDir() {
+			return fs.SkipDir
 		}
 		return nil
 	})

@@ -5,8 +5,10 @@ import (
 	"crypto/subtle"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -34,6 +36,8 @@ func Serve(w *Workspace, addr, key string) (*Server, error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/files/apply", s.apply)
 	mux.HandleFunc("GET /v1/files/usage", func(rw http.ResponseWriter, _ *http.Request) { answer(rw, 200, w.Usage()) })
+	mux.HandleFunc("POST /v1/files/call", s.call)
+	mux.HandleFunc("GET /v1/files/raw", s.raw)
 	s.srv = &http.Server{Handler: s.guard(mux), ReadHeaderTimeout: 10 * time.Second}
 	go func() { _ = s.srv.Serve(l) }() // ends with Close
 	return s, nil
@@ -72,6 +76,50 @@ func (s *Server) apply(rw http.ResponseWriter, r *http.Request) {
 	default:
 		answer(rw, 200, s.w.Usage())
 	}
+}
+
+// call runs one operation of the filesystem API.
+func (s *Server) call(rw http.ResponseWriter, r *http.Request) {
+	var c runnerproto.FileCall
+	if err := json.NewDecoder(http.MaxBytesReader(rw, r.Body, maxChange)).Decode(&c); err != nil {
+		answer(rw, 400, &Refusal{Code: "invalid_json", Text: "Invalid call"})
+		return
+	}
+	out, err := s.w.Call(r.Context(), &c)
+	if err != nil {
+		refusal(rw, err)
+		return
+	}
+	answer(rw, 200, out)
+}
+
+// raw streams a file as it is.
+func (s *Server) raw(rw http.ResponseWriter, r *http.Request) {
+	p := r.URL.Query().Get("path")
+	f, st, err := s.w.open(p)
+	if err != nil {
+		refusal(rw, err)
+		return
+	}
+	defer f.Close()
+	head := make([]byte, 512)
+	n, err := f.ReadAt(head, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		refusal(rw, err)
+		return
+	}
+	rw.Header().Set("Content-Type", mediaType(p, head[:n]))
+	rw.Header().Set("Content-Length", strconv.FormatInt(st.Size(), 10))
+	_, _ = io.Copy(rw, io.LimitReader(f, st.Size())) // a file that became shorter breaks the connection, which tells the reader
+}
+
+func refusal(rw http.ResponseWriter, err error) {
+	var refusal *Refusal
+	if errors.As(refuse(err), &refusal) {
+		answer(rw, refusal.Status, refusal)
+		return
+	}
+	answer(rw, 500, &Refusal{Code: "internal", Text: "Internal server error"})
 }
 
 func answer(rw http.ResponseWriter, status int, v any) {
