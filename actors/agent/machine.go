@@ -302,5 +302,5 @@ func (m *Machine) warmthEnd() int64 {
 	if s.Pod.Phase != PodUp || s.Turn != nil || m.Spec.WarmthMS == nil || s.Update != "" || s.Compaction != nil {
 		return 0
 	}
-	return s.ActiveMS + *m.Spec.WarmthMS
+	return max(s.ActiveMS+*m.Spec.WarmthMS, s.HoldMS)
 }

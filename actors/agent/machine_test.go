@@ -519,3 +519,33 @@ func TestGEN_1_AlarmsRingByTheStoresClock(t *testing.T) {
 		t.Errorf("due at %d in the agent's time, the alarm is set to %d", due, alarm)
 	}
 }
+
+func TestPOD_4_ACallInTheWorkspaceKeepsThePodUp(t *testing.T) {
+	b := newBench(t).up()
+	warm := int64(5_000)
+	b.m.Spec.WarmthMS = &warm
+	wake := func() {
+		b.must(b.step(func(m *Machine) error {
+			if !m.Wake() {
+				t.Error("not ready")
+			}
+			return nil
+		}))
+	}
+	for range 4 { // it says every few seconds that it goes on
+		wake()
+		if b.m.Now += 5_000; b.m.S.Pod.Phase != PodUp {
+			t.Fatal("the pod went away during the call")
+		}
+		b.m.F.LeaseMS = b.m.Now + 60_000
+		b.look()
+	}
+	b.m.Now += wakeHold
+	b.look()
+	if b.m.S.Pod.Want || b.m.S.Pod.Why != "scaled_to_zero" {
+		t.Errorf("%+v", b.m.S.Pod)
+	}
+	if b.must(b.step(func(m *Machine) error { m.Wake(); return nil })); !b.m.S.Pod.Want {
+		t.Error("a call does not wake the pod")
+	}
+}

@@ -12,6 +12,7 @@ type State struct {
 	Turn           *Turn        `json:"turn,omitempty"`    // the running one
 	TurnCount      int          `json:"turn_count,omitempty"`
 	ActiveMS       int64        `json:"active_ms,omitempty"`       // what the warmth window counts from (POD-4)
+	HoldMS         int64        `json:"hold_ms,omitempty"`         // until then a call in the workspace may be running
 	FilesDue       bool         `json:"files_due,omitempty"`       // initial files are not in the workspace yet (POD-9)
 	Update         string       `json:"update,omitempty"`          // id of a file change that is being applied (FILE-1)
 	Disk           DiskUsage    `json:"disk"`                      // last report of the runner (RUN-13)

@@ -45,9 +45,19 @@ func (m *Machine) Accessible() error {
 	return nil
 }
 
+// A call in the workspace says every five seconds that it goes on.
+const (
+	wakeEvery = 4_000
+	wakeHold  = 15_000
+)
+
 // Wake asks for a pod for a call that needs the workspace; it says whether the workspace can be reached now.
+// It keeps the pod up for a while; a call that takes longer asks again (POD-4).
 func (m *Machine) Wake() (ready bool) {
-	m.S.ActiveMS = m.Now
+	if m.Now >= m.S.ActiveMS+wakeEvery { // many calls at once write it once
+		m.S.ActiveMS = m.Now
+	}
+	m.S.HoldMS = max(m.S.HoldMS, m.S.ActiveMS+wakeHold)
 	if m.S.Pod.Phase == PodUp && m.F.RunnerLive() && !m.S.FilesDue && !m.S.Pod.Replace {
 		return true
 	}

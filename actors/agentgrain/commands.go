@@ -213,7 +213,7 @@ func (g *Grain) wake(c actor.Context, cmd *protocol.Command, _ struct{}) (any, e
 		if err := m.Accessible(); err != nil {
 			return nil, err
 		}
-		return protocol.WakeResult{Ready: m.Wake()}, nil
+		return protocol.WakeResult{Ready: m.Wake(), Endpoint: agent.DecodeRunner(m.F.RunnerInfo).Endpoint, Incarnation: m.S.Pod.Incarnation}, nil
 	})
 }
 

@@ -98,9 +98,11 @@ type (
 		Version     int64  `json:"version"`
 		FilesID     string `json:"files_id,omitempty"` // a file change was begun
 	}
-	// WakeResult says whether the workspace can be reached.
+	// WakeResult says whether the workspace can be reached, and where.
 	WakeResult struct {
-		Ready bool `json:"ready"`
+		Ready       bool   `json:"ready"`
+		Endpoint    string `json:"endpoint,omitempty"`
+		Incarnation int64  `json:"incarnation,omitempty"`
 	}
 	// RuntimeResult is the activation's view of itself.
 	RuntimeResult struct {

@@ -18,7 +18,7 @@ import (
 
 // TestEveryOperationHasItsRoute compares the table of routes with the contract, both ways.
 func TestEveryOperationHasItsRoute(t *testing.T) {
-	tags := []string{"Agents", "Messaging", "Auth", "Platform Keys", "Provider Keys", "Agent Runtime", "LLM Gateway", "Observability", "Triggers", "Legacy", "MCP Servers", "Analytics"}
+	tags := []string{"Agents", "Messaging", "Auth", "Platform Keys", "Provider Keys", "Agent Runtime", "LLM Gateway", "Observability", "Triggers", "Legacy", "MCP Servers", "Analytics", "Filesystem"}
 	routes := rest.Routes(rest.Config{})
 	routes = append(routes, runnerapi.Routes(runnerapi.Config{})...)
 	routes = append(routes, gateway.New(gateway.Config{}).Routes()...)

@@ -232,7 +232,7 @@ func validate(req *http.Request, a *answer) error {
 		}
 		return nil
 	}
-	if typ := a.header.Get("Content-Type"); a.status == 200 && (strings.HasPrefix(typ, "application/yaml") || strings.HasPrefix(typ, "text/plain")) {
+	if typ := a.header.Get("Content-Type"); a.status == 200 && (a.header.Get("Content-Disposition") != "" || strings.HasPrefix(typ, "application/yaml") || strings.HasPrefix(typ, "text/plain")) {
 		return nil // a document of its own, not JSON
 	}
 	in := &openapi3filter.RequestValidationInput{Request: req, PathParams: params, Route: route}
@@ -253,7 +253,10 @@ func find(method, path string) (*routers.Route, map[string]string) {
 	static := -1
 	for pattern, item := range contract().Paths.Map() {
 		op := item.GetOperation(method)
-		want := strings.Split(pattern, "/")
+		want, got := strings.Split(pattern, "/"), got
+		if strings.HasSuffix(pattern, "/{path}") && len(got) >= len(want) { // the rest of the path (FS-1)
+			got = append(got[:len(want)-1:len(want)-1], strings.Join(got[len(want)-1:], "/"))
+		}
 		if op == nil || len(want) != len(got) {
 			continue
 		}

@@ -226,6 +226,7 @@ func (n *node) serve(l net.Listener, set agent.Settings, authn *auth.Service) {
 	rcfg := rest.Config{Store: n.st, Auth: authn, Box: n.box, Agents: n.agents, Settings: set, AgentLimit: n.cfg.AgentLimit, PublicURL: n.cfg.PublicURL,
 		RateLimit: n.cfg.RateLimit, Closed: !n.cfg.Registration, Prober: n.gate, Cluster: n.clusterHealth, Members: membership{n.cluster}, Shards: n.st.Shards(), Accepted: func(d time.Duration) { n.metrics.sendAck.Observe(d.Seconds()) }, Done: done}
 	rcfg.MCP, rcfg.OAuthOrigins = n.mcp, n.cfg.OAuthOrigins
+	rcfg.Workspace = &runnerproto.Workspace{HTTP: &http.Client{}}
 	if n.cfg.PublicMetrics {
 		rcfg.Scrape = n.metrics.page
 	}

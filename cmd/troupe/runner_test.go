@@ -22,6 +22,7 @@ type runner struct {
 	t     *testing.T
 	id    string
 	epoch int
+	files string // its file server; "": none
 }
 
 // command is one event of a runner's stream.
@@ -62,6 +63,9 @@ func byHand(t *testing.T, spec map[string]any) (*world, *runner) {
 func (r *runner) attach(turn string) *answer {
 	r.t.Helper()
 	body := map[string]any{"protocol_version": 1, "runner_version": "by hand", "metering": "gateway"}
+	if r.files != "" {
+		body["workspace_endpoint"] = r.files
+	}
 	if turn != "" {
 		body["current_turn_id"] = turn
 	}

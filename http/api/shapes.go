@@ -703,3 +703,16 @@ type TriggerAccepted struct {
 	Message   string `json:"message"`
 	MessageID string `json:"message_id"`
 }
+
+// FileTransferResult is the outcome of copies or moves, in request order.
+type FileTransferResult struct {
+	Results []FileTransferred `json:"results"`
+}
+
+// FileTransferred is the outcome of one of them.
+type FileTransferred struct {
+	Source      string `json:"source"`
+	Destination string `json:"destination"`
+	Success     bool   `json:"success"`
+	Error       string `json:"error,omitempty"`
+}

@@ -206,7 +206,7 @@ func (r *rest) update(c *route.Call) (route.Response, error) {
 	var res protocol.UpdateResult
 	if patch.Files.Empty() {
 		res, err = agentclient.Ask[protocol.UpdateResult](c.Ctx, r.Agents, v.Spec.ID, protocol.Update, cmd)
-	} else if err = r.awaken(c.Ctx, v.Spec.ID); err == nil {
+	} else if _, err = r.awaken(c.Ctx, v.Spec.ID); err == nil {
 		res, err = agentclient.AskSlow[protocol.UpdateResult](c.Ctx, r.Agents, v.Spec.ID, protocol.Update, cmd)
 	}
 	if err != nil {
@@ -226,7 +226,7 @@ func (r *rest) update(c *route.Call) (route.Response, error) {
 }
 
 // awaken waits until the agent's workspace can be reached (FILE-2, FS-8).
-func (r *rest) awaken(ctx context.Context, id agent.ID) error {
+func (r *rest) awaken(ctx context.Context, id agent.ID) (protocol.WakeResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, wakeWait)
 	defer cancel()
 	changed := make(chan struct{}, 1)
@@ -240,14 +240,14 @@ func (r *rest) awaken(ctx context.Context, id agent.ID) error {
 	for {
 		res, err := agentclient.Ask[protocol.WakeResult](ctx, r.Agents, id, protocol.Wake, nil)
 		if err != nil && ctx.Err() == nil {
-			return err
+			return res, err
 		}
 		if res.Ready {
-			return nil
+			return res, nil
 		}
 		select {
 		case <-ctx.Done():
-			return fault.New(fault.Unavailable, "pod_not_running", "The agent's pod did not start in time").After(10 * time.Second)
+			return res, fault.New(fault.Unavailable, "pod_not_running", "The agent's pod did not start in time").After(10 * time.Second)
 		case <-changed:
 		case <-time.After(time.Second):
 		}

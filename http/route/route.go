@@ -10,12 +10,14 @@ package route
 import (
 	"context"
 	"log/slog"
+	"net/url"
 	"time"
 
 	"github.com/valyala/fasthttp"
 
 	"troupe/actors/account"
 	"troupe/actors/agent"
+	"troupe/actors/fault"
 )
 
 // Access is who may call a route.
@@ -52,6 +54,8 @@ type Route struct {
 	Feature bool // below /v1/agent, /agent or /v1/mcp: needs the AI Agents feature (TEN-2)
 	Body    Body
 	Limit   int // bytes of body; 0: MaxBody
+	// Tail: the last parameter of Path takes the rest of the path as it was sent, slashes included; see Call.Tail.
+	Tail bool
 	// Timeout bounds the handler; 0: DefaultTimeout. Wait tells of routes whose handler ends by itself.
 	Timeout time.Duration
 	Handle  func(*Call) (Response, error)
@@ -104,6 +108,16 @@ type Call struct {
 func (c *Call) Param(name string) string {
 	s, _ := c.UserValue(name).(string)
 	return s
+}
+
+// Tail returns the rest of the path, percent-decoded once.
+func (c *Call) Tail() (string, error) {
+	raw, _ := c.UserValue(tailKey).(string)
+	s, err := url.PathUnescape(raw)
+	if err != nil {
+		return "", fault.New(fault.Invalid, "validation_failed", "path must be percent-encoded").At("path", "must be percent-encoded")
+	}
+	return s, nil
 }
 
 // Header returns a request header.

@@ -57,8 +57,14 @@ type Server struct {
 	stop    context.CancelFunc
 	work    context.Context // of running requests; ends when the server has waited long enough for them
 	cut     context.CancelFunc
-	unused  sync.Map // connections that have not asked anything yet
+	tails   []*regexp.Regexp // routes whose last parameter takes the rest of the path
+	unused  sync.Map         // connections that have not asked anything yet
 }
+
+// tailKey is the user value with the rest of the path, and what stands for it in the path that is routed.
+const tailKey = "tail"
+
+var parameter = regexp.MustCompile(`\{[^}]+\}`)
 
 // firstRequest is how long a stopping server waits for the request of a connection that has just been opened.
 const firstRequest = time.Second
@@ -75,6 +81,11 @@ func New(cfg Config, routes []Route) *Server {
 	r.HandleMethodNotAllowed, r.HandleOPTIONS = false, false
 	for i := range routes {
 		s.allow[routes[i].Path] = append(s.allow[routes[i].Path], routes[i].Method)
+	}
+	for i := range routes {
+		if p, ok := strings.CutSuffix(routes[i].Path, "{path}"); ok && routes[i].Tail && routes[i].Method == "GET" {
+			s.tails = append(s.tails, regexp.MustCompile("^("+parameter.ReplaceAllString(p, "[^/]+")+")(.+)$"))
+		}
 	}
 	for path, methods := range s.allow {
 		if slices.Contains(methods, "GET") {
@@ -182,8 +193,16 @@ func (s *Server) entry(ctx *fasthttp.RequestCtx, next fasthttp.RequestHandler) {
 			Fail(ctx, id, false, fault.New(fault.Internal, "internal", "Internal server error"))
 		}
 	}()
-	path := string(ctx.Path())
-	if disguised(string(ctx.URI().PathOriginal())) {
+	path, sent := string(ctx.Path()), string(ctx.URI().PathOriginal())
+	for _, re := range s.tails {
+		if m := re.FindStringSubmatch(sent); m != nil { // what follows is no part of the route
+			ctx.SetUserValue(tailKey, m[2])
+			sent, path = m[1], m[1]+tailKey
+			ctx.Request.URI().SetPath(path)
+			break
+		}
+	}
+	if disguised(sent) {
 		Fail(ctx, id, false, fault.New(fault.NotFound, "route_not_found", "No such route"))
 		return
 	}

@@ -1,0 +1,572 @@
+package rest
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"troupe/actors/agent"
+	"troupe/actors/agentclient"
+	"troupe/actors/fault"
+	"troupe/actors/field"
+	"troupe/actors/protocol"
+	"troupe/http/api"
+	"troupe/http/route"
+	"troupe/http/runnerproto"
+)
+
+// Limits of the filesystem API.
+const (
+	maxFileBody  = 16 << 20
+	maxFile      = 10 << 20         // of content, decoded (FS-5)
+	fileWithin   = 40 * time.Second // of one operation, after the pod is there
+	holdEvery    = 5 * time.Second  // a call that takes long keeps the pod up
+	maxTransfers = 1000
+	readerWithin = 30 * time.Second // a reader of a download slower than this is given up
+	chmodBits    = 0o777
+	defaultFile  = 0o644
+	defaultDir   = 0o755
+)
+
+// fileCall is one operation as read from a request, with what becomes of its result.
+type fileCall struct {
+	runnerproto.FileCall
+	status int
+	show   func(raw json.RawMessage) (any, error) // nil: as it is
+}
+
+func (r *rest) fileRoutes() []route.Route {
+	fs := func(method, path, op string, body route.Body, read func(c *route.Call, f *fileCall) error) route.Route {
+		rt := feature(method, "/v1/agent/{id}/filesystem/"+path, op, body, func(c *route.Call) (route.Response, error) { return r.file(c, read) })
+		rt.Timeout, rt.Limit, rt.Tail = wakeWait+fileWithin, maxFileBody, strings.HasSuffix(path, "{path}")
+		return rt
+	}
+	raw := fs("GET", "files/{path}", "readFile", route.None, readRead)
+	raw.Handle = r.readFile
+	return []route.Route{
+		raw,
+		fs("POST", "files/{path}", "createFile", route.Required, readCreate),
+		fs("PUT", "files/{path}", "updateFile", route.Required, readUpdate),
+		fs("PATCH", "files/{path}", "patchFile", route.Required, readPatch),
+		fs("DELETE", "files/{path}", "deleteFile", route.None, readDelete),
+		fs("GET", "directories/{path}", "listDirectory", route.None, readList),
+		fs("POST", "directories/{path}", "createDirectory", route.Optional, readMakeDir),
+		fs("DELETE", "directories/{path}", "deleteDirectory", route.Optional, readRemoveDir),
+		fs("POST", "operations/copy", "copyFiles", route.Required, readTransfers),
+		fs("POST", "operations/move", "moveFiles", route.Required, readTransfers),
+		fs("POST", "operations/search", "searchFiles", route.Required, readSearch),
+		fs("GET", "metadata/{path}", "getFileMetadata", route.None, readNothing),
+		fs("PATCH", "metadata/{path}", "updateFileMetadata", route.Required, readMetadata),
+		fs("POST", "archives", "createArchive", route.Required, readPack),
+		fs("POST", "archives/extract", "extractArchive", route.Required, readUnpack),
+	}
+}
+
+// file runs one operation: read and checked first, then the pod is woken, then the runner does it.
+func (r *rest) file(c *route.Call, read func(c *route.Call, f *fileCall) error) (route.Response, error) {
+	v, err := r.load(c)
+	if err != nil {
+		return route.Response{}, err
+	}
+	f := &fileCall{status: 200}
+	f.Op, f.Length = c.Route.Op, -1
+	if c.Route.Tail {
+		if f.Path, err = c.Tail(); err != nil {
+			return route.Response{}, err
+		}
+		if f.Path, err = agent.WorkspacePath(f.Path); err != nil {
+			return route.Response{}, err
+		}
+	}
+	if err := read(c, f); err != nil {
+		return route.Response{}, err
+	}
+	at, err := r.reach(c.Ctx, v)
+	if err != nil {
+		return route.Response{}, err
+	}
+	ctx, cancel := context.WithTimeout(c.Ctx, fileWithin)
+	defer cancel()
+	release := r.hold(ctx, v.Spec.ID)
+	defer release()
+	raw, err := r.Workspace.Call(ctx, at, &f.FileCall)
+	if err != nil {
+		return route.Response{}, err
+	}
+	res := route.Response{Status: f.status, Body: raw}
+	if f.show != nil {
+		res.Body, err = f.show(raw)
+	}
+	return res, err
+}
+
+// reach waits until the agent's file server can be reached (FS-8) and says where it is.
+func (r *rest) reach(ctx context.Context, v *view) (runnerproto.FileServer, error) {
+	if s := v.State.Status; s == agent.Stopped || s == agent.Errored {
+		return runnerproto.FileServer{}, fault.Newf(fault.Unavailable, "pod_not_running", "The agent has no pod in status %s; set its status to paused to reach its files", s)
+	}
+	res, err := r.awaken(ctx, v.Spec.ID)
+	return runnerproto.FileServer{Endpoint: res.Endpoint, Key: r.Box.RuntimeKey(v.Spec.ID, res.Incarnation)}, err
+}
+
+// hold keeps the pod up while a call lasts, and counts the idle time from its end (POD-4).
+func (r *rest) hold(ctx context.Context, id agent.ID) (release func()) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan struct{})
+	go func() { // ends with release
+		defer close(ended)
+		t := time.NewTicker(holdEvery)
+		defer t.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-t.C:
+				_, _ = agentclient.Ask[protocol.WakeResult](ctx, r.Agents, id, protocol.Wake, nil) // the next one tells
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-ended
+	}
+}
+
+// readFile answers with JSON, or streams the file as it is (FS-5).
+func (r *rest) readFile(c *route.Call) (route.Response, error) {
+	if c.Query().Enum("download", "false", "true", "false") != "true" {
+		return r.file(c, readRead)
+	}
+	v, err := r.load(c)
+	if err != nil {
+		return route.Response{}, err
+	}
+	p, err := c.Tail()
+	if err == nil {
+		p, err = agent.WorkspacePath(p)
+	}
+	if err != nil {
+		return route.Response{}, err
+	}
+	if err := readRead(c, &fileCall{}); err != nil {
+		return route.Response{}, err
+	}
+	at, err := r.reach(c.Ctx, v)
+	if err != nil {
+		return route.Response{}, err
+	}
+	ctx, cancel := context.WithCancel(context.Background()) // the body outlives the handler; each part of it has its own deadline
+	go func() {                                             // ends with the body
+		select {
+		case <-r.Done:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	d, err := r.Workspace.Raw(ctx, at, p)
+	if err != nil {
+		cancel()
+		return route.Response{}, err
+	}
+	body := &download{d: d, cancel: cancel, release: r.hold(ctx, v.Spec.ID)}
+	return route.Response{Status: 200, Stream: func(rc *fasthttp.RequestCtx) {
+		body.conn = rc.Conn()
+		rc.SetStatusCode(200)
+		rc.SetContentType(d.Type)
+		rc.Response.Header.Set("Content-Disposition", disposition(path.Base(p)))
+		rc.Response.Header.Set("X-Content-Type-Options", "nosniff")
+		rc.SetBodyStream(body, int(d.Size))
+	}}, nil
+}
+
+// disposition names the file to save as, in a form that every browser reads (RFC 6266).
+func disposition(name string) string {
+	plain := strings.Map(func(c rune) rune {
+		if c < ' ' || c > '~' || c == '"' || c == '\\' {
+			return '_'
+		}
+		return c
+	}, name)
+	var ext strings.Builder
+	for _, b := range []byte(name) {
+		if b >= '0' && b <= '9' || b >= 'a' && b <= 'z' || b >= 'A' && b <= 'Z' || strings.IndexByte("-._~", b) >= 0 {
+			ext.WriteByte(b)
+		} else {
+			fmt.Fprintf(&ext, "%%%02X", b)
+		}
+	}
+	return `attachment; filename="` + plain + `"; filename*=UTF-8''` + ext.String()
+}
+
+// download is a file on its way to the caller.
+type download struct {
+	d       *runnerproto.Download
+	conn    net.Conn
+	cancel  context.CancelFunc
+	release func()
+}
+
+// Read implements io.Reader. The deadline is for what is written before the next call.
+func (d *download) Read(b []byte) (int, error) {
+	_ = d.conn.SetWriteDeadline(time.Now().Add(readerWithin))
+	t := time.AfterFunc(readerWithin, d.cancel) // a runner that stopped talking
+	defer t.Stop()
+	return d.d.Body.Read(b)
+}
+
+// Close implements io.Closer; the server calls it when the response has ended, however it has.
+func (d *download) Close() error {
+	err := d.d.Body.Close()
+	d.cancel()
+	d.release()
+	_ = d.conn.SetWriteDeadline(time.Time{})
+	return err
+}
+
+var _ io.ReadCloser = (*download)(nil)
+
+func readNothing(*route.Call, *fileCall) error { return nil }
+
+func readRead(c *route.Call, f *fileCall) error {
+	q := c.Query()
+	f.Encoding = q.Enum("encoding", "", "utf-8", "base64")
+	q.Enum("download", "false", "true", "false")
+	return q.Err()
+}
+
+// readContent reads what is to be written.
+func readContent(rd field.Reader) []byte {
+	rd.Require("content")
+	enc, _ := rd.String("encoding", field.Text{Enum: []string{"utf-8", "base64"}})
+	text, ok := rd.String("content", field.Text{AllowNUL: true})
+	if !ok {
+		return nil
+	}
+	b := []byte(text)
+	if enc == "base64" {
+		var err error
+		if b, err = base64.StdEncoding.Strict().DecodeString(text); err != nil || strings.ContainsAny(text, "\r\n") {
+			rd.Fail("content", "must be standard base64 with padding")
+		}
+	}
+	return b
+}
+
+func small(b []byte) error {
+	if len(b) > maxFile {
+		return fault.New(fault.TooLarge, "file_too_large", "content must have at most 10485760 bytes after decoding").At("content", "must have at most 10485760 bytes after decoding")
+	}
+	return nil
+}
+
+// readMode reads octal permissions (FS-11).
+func readMode(rd field.Reader, fallback uint32) uint32 {
+	s, ok := rd.String("permissions", field.Text{})
+	if !ok {
+		return fallback
+	}
+	n, err := strconv.ParseUint(s, 8, 32)
+	if err != nil || len(s) < 3 || len(s) > 4 || n > chmodBits {
+		rd.Fail("permissions", "must be three octal digits, 000 to 777")
+		return fallback
+	}
+	return uint32(n)
+}
+
+// at names the instant of a change as the operation does.
+func at(name string, size bool) func(json.RawMessage) (any, error) {
+	return func(raw json.RawMessage) (any, error) {
+		var m runnerproto.FileMade
+		if err := json.Unmarshal(raw, &m); err != nil {
+			return nil, err
+		}
+		out := map[string]any{"path": m.Path, name: m.At}
+		if size {
+			out["size"] = m.Size
+		}
+		return out, nil
+	}
+}
+
+func says(text string) func(json.RawMessage) (any, error) {
+	return func(json.RawMessage) (any, error) { return api.MessageResult{Message: text}, nil }
+}
+
+func readCreate(c *route.Call, f *fileCall) error {
+	f.status, f.show = 201, at("created_at", true)
+	err := readBody(c, func(rd field.Reader) {
+		f.Content, f.Mode = readContent(rd), readMode(rd, defaultFile)
+		f.Overwrite, _ = rd.Bool("overwrite")
+	})
+	if err != nil {
+		return err
+	}
+	return small(f.Content)
+}
+
+func readUpdate(c *route.Call, f *fileCall) error {
+	f.show = at("updated_at", true)
+	if err := readBody(c, func(rd field.Reader) { f.Content, f.Mode = readContent(rd), readMode(rd, 0) }); err != nil {
+		return err
+	}
+	return small(f.Content)
+}
+
+func readPatch(c *route.Call, f *fileCall) error {
+	f.show = at("updated_at", true)
+	err := readBody(c, func(rd field.Reader) {
+		rd.Require("operation")
+		f.Operation, _ = rd.String("operation", field.Text{Enum: []string{"append", "prepend", "insert", "replace"}})
+		f.Content = readContent(rd)
+		f.Position, _ = rd.Int("position", 0, 1<<53, false)
+		if n, ok := rd.Int("length", 0, 1<<53, false); ok {
+			f.Length = n
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return small(f.Content)
+}
+
+func readDelete(_ *route.Call, f *fileCall) error {
+	f.show = says("File deleted successfully")
+	return nil
+}
+
+func readList(c *route.Call, f *fileCall) error {
+	q := c.Query()
+	f.Recursive = q.Enum("recursive", "false", "true", "false") == "true"
+	f.Hidden = q.Enum("includeHidden", "false", "true", "false") == "true"
+	return q.Err()
+}
+
+func readMakeDir(c *route.Call, f *fileCall) error {
+	f.status, f.show, f.Recursive = 201, at("created_at", false), true
+	return readBody(c, func(rd field.Reader) {
+		if deep, ok := rd.Bool("recursive"); ok {
+			f.Recursive = deep
+		}
+		f.Mode = readMode(rd, defaultDir)
+	})
+}
+
+func readRemoveDir(c *route.Call, f *fileCall) error {
+	f.show = says("Directory deleted successfully")
+	if err := readBody(c, func(rd field.Reader) { f.Recursive, _ = rd.Bool("recursive") }); err != nil {
+		return err
+	}
+	q := c.Query()
+	f.Recursive = q.Enum("recursive", strconv.FormatBool(f.Recursive), "true", "false") == "true"
+	return q.Err()
+}
+
+// readTransfers reads one operation, or a list of them. A path that leads nowhere fails its operation only (FS-7).
+func readTransfers(c *route.Call, f *fileCall) error {
+	var sent []runnerproto.Transfer
+	one := func(rd field.Reader) {
+		rd.Require("source", "destination")
+		t := runnerproto.Transfer{}
+		t.Source, _ = rd.String("source", field.Text{Min: 1, Max: agent.MaxPathBytes})
+		t.Destination, _ = rd.String("destination", field.Text{Min: 1, Max: agent.MaxPathBytes})
+		t.Overwrite, _ = rd.Bool("overwrite")
+		sent = append(sent, t)
+	}
+	err := readBody(c, func(rd field.Reader) {
+		if !rd.Has("operations") {
+			one(rd)
+			return
+		}
+		items, ok := rd.Array("operations", maxTransfers)
+		if ok && len(items) == 0 {
+			rd.Fail("operations", "must have at least 1 entry")
+		}
+		for i := range items {
+			one(rd.Item("operations", i, &items[i]))
+		}
+	})
+	if err != nil {
+		return err
+	}
+	clean := func(p *string) string {
+		rel, err := agent.WorkspacePath(*p)
+		if err != nil {
+			return ""
+		}
+		*p = path.Join("/workspace", rel)
+		return rel
+	}
+	for i := range sent {
+		f.Transfers = append(f.Transfers, runnerproto.Transfer{Source: clean(&sent[i].Source), Destination: clean(&sent[i].Destination), Overwrite: sent[i].Overwrite})
+	}
+	f.show = func(raw json.RawMessage) (any, error) {
+		var failed []string
+		if err := json.Unmarshal(raw, &failed); err != nil || len(failed) != len(sent) {
+			return nil, fmt.Errorf("results of %d operations: %w", len(sent), err)
+		}
+		out := api.FileTransferResult{Results: []api.FileTransferred{}}
+		for i, t := range sent {
+			out.Results = append(out.Results, api.FileTransferred{Source: t.Source, Destination: t.Destination, Success: failed[i] == "", Error: failed[i]})
+		}
+		return out, nil
+	}
+	return nil
+}
+
+// renamed gives the members of a body their present names before it is checked (FS-12). Of two spellings the present one wins.
+func renamed(doc *field.Value, names map[string]string) {
+	doc.Members = slices.DeleteFunc(doc.Members, func(m field.Member) bool {
+		_, both := doc.Get(names[m.Name])
+		return names[m.Name] != "" && both
+	})
+	for i := range doc.Members {
+		if now := names[doc.Members[i].Name]; now != "" {
+			doc.Members[i].Name = now
+		}
+	}
+}
+
+// readRenamed is readBody for bodies with older names.
+func readRenamed(c *route.Call, names map[string]string, read func(doc *field.Value, rd field.Reader)) error {
+	doc, err := c.Doc()
+	if err != nil {
+		return err
+	}
+	errs := &field.Errors{}
+	renamed(doc, names)
+	read(doc, field.Read(doc, "", errs))
+	return errs.Err()
+}
+
+// within reads a path of the workspace.
+func within(rd field.Reader, name string, out *string, outside *error) {
+	s, ok := rd.String(name, field.Text{Min: 1, Max: agent.MaxPathBytes})
+	if !ok {
+		return
+	}
+	p, err := agent.WorkspacePath(s)
+	switch {
+	case fault.Is(err, fault.Forbidden):
+		*outside = err
+	case err != nil:
+		rd.Fail(name, fault.Of(err).Message)
+	default:
+		*out = p
+	}
+}
+
+func readSearch(c *route.Call, f *fileCall) error {
+	f.Search = runnerproto.Search{Type: "both", Path: ".", MaxResults: 100}
+	var outside error
+	err := readRenamed(c, map[string]string{"file_pattern": "filePattern", "case_sensitive": "caseSensitive", "max_results": "maxResults", "include_hidden": "includeHidden"}, func(doc *field.Value, rd field.Reader) {
+		if _, old := doc.Get("pattern"); old && !rd.Has("query") {
+			renamed(doc, map[string]string{"pattern": "query"})
+			f.Search.Type = "filename"
+			if deep, _ := rd.Bool("content_search"); deep {
+				f.Search.Type = "content"
+			}
+		} else if deep, _ := rd.Bool("content_search"); deep {
+			f.Search.Type = "content"
+		}
+		rd.Require("query")
+		f.Search.Query, _ = rd.String("query", field.Text{Min: 1, Max: 1000})
+		if t, ok := rd.String("type", field.Text{Enum: []string{"filename", "content", "both"}}); ok {
+			f.Search.Type = t
+		}
+		within(rd, "path", &f.Search.Path, &outside)
+		f.Search.FilePattern, _ = rd.String("filePattern", field.Text{Min: 1, Max: 1000})
+		f.Search.CaseSensitive, _ = rd.Bool("caseSensitive")
+		f.Search.IncludeHidden, _ = rd.Bool("includeHidden")
+		if n, ok := rd.Int("maxResults", 1, 1000, false); ok {
+			f.Search.MaxResults = int(n)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return outside
+}
+
+func readMetadata(c *route.Call, f *fileCall) error {
+	return readBody(c, func(rd field.Reader) {
+		if !rd.Has("permissions") && !rd.Has("owner") && !rd.Has("group") && !rd.Has("tags") {
+			rd.Fail("permissions", "or owner, group or tags is required")
+		}
+		if rd.Has("permissions") {
+			n := readMode(rd, 0)
+			f.Metadata.Mode = &n
+		}
+		f.Metadata.Owner, _ = rd.String("owner", field.Text{Min: 1, Max: 64})
+		f.Metadata.Group, _ = rd.String("group", field.Text{Min: 1, Max: 64})
+		items, ok := rd.Array("tags", 50)
+		if !ok {
+			return
+		}
+		f.Metadata.Tags = []string{}
+		for i := range items {
+			if t := (field.Text{Min: 1, Max: 100}); items[i].Kind != field.String || t.Check(items[i].Text) != "" {
+				rd.Fail(fmt.Sprintf("tags[%d]", i), "must be a string of 1 to 100 characters")
+				continue
+			}
+			f.Metadata.Tags = append(f.Metadata.Tags, items[i].Text)
+		}
+	})
+}
+
+func readPack(c *route.Call, f *fileCall) error {
+	f.status = 201
+	f.Archive = runnerproto.Archive{Format: "tar.gz", Level: 6}
+	var outside error
+	err := readRenamed(c, map[string]string{"output_path": "outputPath", "compression_level": "compressionLevel"}, func(_ *field.Value, rd field.Reader) {
+		rd.Require("paths", "outputPath")
+		items, ok := rd.Array("paths", maxTransfers)
+		if ok && len(items) == 0 {
+			rd.Fail("paths", "must have at least 1 entry")
+		}
+		for i := range items {
+			name := fmt.Sprintf("paths[%d]", i)
+			holder := field.Value{Kind: field.Object, Offset: items[i].Offset, Members: []field.Member{{Name: name, Value: items[i]}}}
+			p := ""
+			within(field.Read(&holder, "", rd.Errors()), name, &p, &outside)
+			f.Archive.Paths = append(f.Archive.Paths, p)
+		}
+		within(rd, "outputPath", &f.Archive.Output, &outside)
+		if f.Archive.Output == "." {
+			rd.Fail("outputPath", "must name a file")
+		}
+		if s, ok := rd.String("format", field.Text{Enum: []string{"zip", "tar", "tar.gz", "tar.bz2"}}); ok {
+			f.Archive.Format = s
+		}
+		if n, ok := rd.Int("compressionLevel", 0, 9, false); ok {
+			f.Archive.Level = int(n)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return outside
+}
+
+func readUnpack(c *route.Call, f *fileCall) error {
+	var outside error
+	err := readRenamed(c, map[string]string{"archive_path": "archivePath", "destination": "outputPath", "output_path": "outputPath"}, func(_ *field.Value, rd field.Reader) {
+		rd.Require("archivePath", "outputPath")
+		within(rd, "archivePath", &f.Path, &outside)
+		within(rd, "outputPath", &f.Archive.Output, &outside)
+		f.Overwrite, _ = rd.Bool("overwrite")
+	})
+	if err != nil {
+		return err
+	}
+	return outside
+}
