@@ -69,7 +69,7 @@ func (m *Machine) Wake() (ready bool) {
 // everybody. The next cause wakes it again.
 func (m *Machine) Yield() {
 	s := &m.S
-	if s.Pod.Phase != PodUp || s.Turn != nil || s.Update != "" || s.FilesDue || s.Compaction != nil || m.CanStart() {
+	if s.Pod.Phase != PodUp || s.Turn != nil || s.Update != "" || s.FilesDue || s.Compaction != nil || m.Now < s.HoldMS || m.CanStart() {
 		return
 	}
 	m.wantPod(false, "evicted")

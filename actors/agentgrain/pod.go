@@ -37,6 +37,7 @@ type wishKey struct {
 	deleting    bool
 	busy        bool
 	again       int64 // grows while the pod waits for room
+	held        int64 // grows with calls in the workspace
 }
 
 // fileWish is a file change to be applied by the runner.
@@ -211,10 +212,10 @@ func (g *Grain) tellPod(c actor.Context, m *agent.Machine) {
 		}
 	case agent.PodUp:
 		if m.S.Turn == nil && m.S.Update == "" {
-			w.idle = time.UnixMilli(m.S.ActiveMS)
+			w.idle = time.UnixMilli(max(m.S.ActiveMS, m.S.HoldMS))
 		}
 	}
-	k := wishKey{w.phase, w.spec.Incarnation, w.deleting, w.idle.IsZero(), 0}
+	k := wishKey{w.phase, w.spec.Incarnation, w.deleting, w.idle.IsZero(), 0, m.S.HoldMS / 10_000}
 	if p.Phase == agent.PodStarting && p.Waiting {
 		k.again = m.Now / agent.WaitingLook.Milliseconds()
 	}

@@ -63,8 +63,8 @@ func (q *queue) remove(id agent.ID) {
 const takes = 10 * time.Second
 
 // offer returns the first agents of the queue, as many as there is room for, and lets those go that did not take what they were
-// offered. fresh says which of them do not know it yet. The lock is held.
-func (r *Runtime) offer() (first, fresh []agent.ID) {
+// offered. asking is one that takes it now. fresh says which of them do not know it yet. The lock is held.
+func (r *Runtime) offer(asking agent.ID) (first, fresh []agent.ID) {
 	free, now := r.o.Limit-len(r.live)-r.launching, r.now()
 	for e := r.queue.order.Front(); e != nil; {
 		w := e.Value.(*waiter)
@@ -79,7 +79,7 @@ func (r *Runtime) offer() (first, fresh []agent.ID) {
 		case w.offered.IsZero():
 			w.offered = now
 			fresh = append(fresh, w.id)
-		case now.Sub(w.offered) > takes:
+		case now.Sub(w.offered) > takes && w.id != asking:
 			r.queue.remove(w.id)
 			continue
 		}
@@ -92,7 +92,7 @@ func (r *Runtime) offer() (first, fresh []agent.ID) {
 func (r *Runtime) admit(id agent.ID) bool {
 	r.mu.Lock()
 	r.queue.add(id)
-	first, fresh := r.offer()
+	first, fresh := r.offer(id)
 	mine := slices.Contains(first, id)
 	if mine {
 		r.queue.remove(id)
@@ -134,7 +134,7 @@ func (r *Runtime) room() {
 		r.mu.Unlock()
 		return
 	}
-	first, fresh := r.offer()
+	first, fresh := r.offer("")
 	var victim *proc
 	var whose agent.ID
 	if len(first) == 0 {

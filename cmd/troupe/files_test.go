@@ -14,32 +14,33 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 )
 
-// files is the filesystem API of one agent.
-type files struct {
+// disk is the filesystem API of one agent.
+type disk struct {
 	*world
 	id  string
 	dir string // the workspace on disk
 }
 
-func newFiles(w *world) *files {
+func newFiles(w *world) *disk {
 	id := w.agent(map[string]any{"name": "files"})
-	return &files{w, id, filepath.Join(w.dir, "agents", id, "workspace")}
+	return &disk{w, id, filepath.Join(w.dir, "agents", id, "workspace")}
 }
 
-func (f *files) fs(method, path string, body any) *answer {
+func (f *disk) fs(method, path string, body any) *answer {
 	f.t.Helper()
 	return f.call(method, "/v1/agent/"+f.id+"/filesystem/"+path, body)
 }
 
-func (f *files) write(path, content string) {
+func (f *disk) write(path, content string) {
 	f.t.Helper()
 	f.want(f.fs("POST", "files/"+path, map[string]any{"content": content, "overwrite": true}), 201)
 }
 
-func (f *files) text(path string) string {
+func (f *disk) text(path string) string {
 	f.t.Helper()
 	return f.want(f.fs("GET", "files/"+path, nil), 200).str("content")
 }
@@ -333,6 +334,21 @@ func TestFS_11_Metadata(t *testing.T) {
 	if c, m := f.want(f.fs("GET", "metadata/copy", nil), 200), f.want(f.fs("GET", "metadata/moved", nil), 200); c.get("tags") != nil || fmt.Sprint(m.get("tags")) != "[draft größe]" {
 		t.Errorf("%s %s", c.body, m.body)
 	}
+	f.want(f.fs("PUT", "files/moved", map[string]any{"content": "new"}), 200) // tags belong to the file, not to its content
+	if m := f.want(f.fs("GET", "metadata/moved", nil), 200); fmt.Sprint(m.get("tags")) != "[draft größe]" || m.str("permissions") != "640" {
+		t.Errorf("%s", m.body)
+	}
+	f.want(f.fs("PUT", "files/moved", map[string]any{"content": "new", "permissions": "000"}), 200)
+	if m := f.want(f.fs("PATCH", "metadata/moved", map[string]any{"permissions": "600"}), 200); m.str("permissions") != "600" {
+		t.Errorf("%s", m.body)
+	}
+	long := make([]any, 50)
+	for i := range long {
+		long[i] = strings.Repeat("x", 100)
+	}
+	if a := f.fs("PATCH", "metadata/moved", map[string]any{"tags": long}); a.status != 200 { // as the volume has room
+		f.refused(a, 400, "validation_failed")
+	}
 	for _, bad := range []map[string]any{{}, {"permissions": "1777"}, {"permissions": "9"}, {"tags": []any{""}}, {"tags": "x"}} {
 		f.refused(f.fs("PATCH", "metadata/moved", bad), 400, "validation_failed")
 	}
@@ -405,6 +421,11 @@ func TestFS_13_Archives(t *testing.T) {
 			t.Errorf("%s: something was written", name)
 		}
 	}
+	twice := tarOf(tar.Header{Name: "same"}, tar.Header{Name: "same", Typeflag: tar.TypeSymlink, Linkname: "other"}, tar.Header{Name: "other"})
+	f.want(f.fs("POST", "files/twice", map[string]any{"content": base64.StdEncoding.EncodeToString(twice), "encoding": "base64"}), 201)
+	if a := f.want(f.fs("POST", "archives/extract", map[string]any{"archivePath": "twice", "outputPath": "once"}), 200); a.num("files_extracted") != 2 {
+		t.Errorf("%s", a.body)
+	}
 	f.write("bad", "plain text")
 	f.refused(f.fs("POST", "archives/extract", map[string]any{"archivePath": "bad", "outputPath": "target"}), 400, "unsupported_archive_format")
 	f.refused(f.fs("POST", "archives/extract", map[string]any{"archivePath": "none", "outputPath": "target"}), 404, "not_found")
@@ -446,13 +467,44 @@ func TestFILE_2_OneUpdateWithFilesAtATime(t *testing.T) {
 	}
 }
 
+// What answers at the address of a pod is in the agent's hands: it must not send the node elsewhere.
+func TestSEC_5_AFileServerSendsTheNodeNowhere(t *testing.T) {
+	var asked atomic.Int64
+	inner := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		_, _ = rw.Write([]byte(`{"secret":1}`))
+	}))
+	defer inner.Close()
+	w, r := byHand(t, nil)
+	answer := "redirect"
+	web := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, q *http.Request) {
+		if answer != "redirect" {
+			_, _ = rw.Write([]byte(answer))
+			return
+		}
+		http.Redirect(rw, q, inner.URL, http.StatusTemporaryRedirect)
+	}))
+	defer web.Close()
+	r.files = web.URL
+	r.attach("")
+	f := &disk{world: w, id: r.id}
+	f.refused(f.fs("GET", "files/x", nil), 503, "pod_not_running")
+	f.refused(f.fs("GET", "files/x?download=true", nil), 503, "pod_not_running")
+	f.refused(f.fs("POST", "files/x", map[string]any{"content": ""}), 503, "pod_not_running")
+	if asked.Load() != 0 {
+		t.Error("a redirect was followed")
+	}
+	answer = "no JSON"
+	f.refused(f.fs("GET", "directories/x", nil), 503, "pod_not_running")
+}
+
 func TestFILE_4_InitialFilesCountFromTheStart(t *testing.T) {
 	w := startWorld(t, local)
 	a := w.want(w.call("POST", "/v1/agent/create", map[string]any{"name": "f", "initial_files": []any{map[string]any{"path": "a/b", "content": strings.Repeat("x", 20000)}, map[string]any{"path": "c", "content": ""}}}), 201)
 	if a.num("filesystem_summary.total_files") != 2 || a.num("filesystem_summary.total_size_mb") != 0.02 { // rounded up to 0.01
 		t.Errorf("%s", a.body)
 	}
-	f := &files{w, a.str("id"), filepath.Join(w.dir, "agents", a.str("id"), "workspace")}
+	f := &disk{w, a.str("id"), filepath.Join(w.dir, "agents", a.str("id"), "workspace")}
 	if len(f.text("a/b")) != 20000 {
 		t.Error("POD-9: the first call came before the initial files")
 	}

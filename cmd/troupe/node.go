@@ -26,6 +26,7 @@ import (
 	"troupe/cluster/process"
 	"troupe/http/auth"
 	"troupe/http/egress"
+	"troupe/http/files"
 	"troupe/http/gateway"
 	"troupe/http/mcp"
 	"troupe/http/rest"
@@ -199,7 +200,7 @@ func (n *node) join(set agent.Settings) error {
 	if err != nil {
 		return err
 	}
-	deps := &agentgrain.Deps{Store: n.st, Places: n.st, Runtime: n.runtime, Workspace: &runnerproto.Workspace{HTTP: &http.Client{}}, Sealer: n.box, Settings: set,
+	deps := &agentgrain.Deps{Store: n.st, Places: n.st, Runtime: n.runtime, Workspace: runnerproto.NewWorkspace(), Sealer: n.box, Settings: set,
 		Hint: func(id agent.ID) { n.agents.Hint(id) }, Node: n.cfg.NodeName, URLs: n.urls, Log: n.log, Metrics: n.metrics}
 	host, port, _ := net.SplitHostPort(n.cfg.ClusterListen)
 	p, _ := strconv.Atoi(port)
@@ -226,12 +227,12 @@ func (n *node) serve(l net.Listener, set agent.Settings, authn *auth.Service) {
 	rcfg := rest.Config{Store: n.st, Auth: authn, Box: n.box, Agents: n.agents, Settings: set, AgentLimit: n.cfg.AgentLimit, PublicURL: n.cfg.PublicURL,
 		RateLimit: n.cfg.RateLimit, Closed: !n.cfg.Registration, Prober: n.gate, Cluster: n.clusterHealth, Members: membership{n.cluster}, Shards: n.st.Shards(), Accepted: func(d time.Duration) { n.metrics.sendAck.Observe(d.Seconds()) }, Done: done}
 	rcfg.MCP, rcfg.OAuthOrigins = n.mcp, n.cfg.OAuthOrigins
-	rcfg.Workspace = &runnerproto.Workspace{HTTP: &http.Client{}}
 	if n.cfg.PublicMetrics {
 		rcfg.Scrape = n.metrics.page
 	}
 	routes := rest.Routes(rcfg)
 	routes = append(routes, runnerapi.Routes(runnerapi.Config{Store: n.st, Agents: n.agents, Settings: set, URLs: n.urls, Done: done, MCP: n.mcp})...)
+	routes = append(routes, files.Routes(files.Config{Store: n.st, Agents: n.agents, Keys: n.box, Workspace: runnerproto.NewWorkspace(), Done: done})...)
 	routes = append(routes, n.gate.Routes()...)
 	n.server = route.New(route.Config{Auth: authn, Counters: n.st, RateLimit: n.cfg.RateLimit, GuestLimit: n.cfg.GuestLimit, Metrics: n.metrics, Log: n.log, MaxBody: maxBody}, routes)
 	n.wg.Add(2)

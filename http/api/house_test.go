@@ -63,6 +63,7 @@ var arrows = map[string]string{
 	"http/route":              "actors/account actors/agent actors/fault actors/field http/runnerproto github.com/fasthttp/router github.com/valyala/fasthttp",
 	"http/auth":               "actors/account actors/agent actors/fault persistence/seal github.com/golang-jwt/jwt golang.org/x/crypto",
 	"http/rest":               "actors/account actors/agent actors/agentclient actors/fault actors/field actors/protocol http/api http/auth http/mcp http/route persistence/seal",
+	"http/files":              "actors/agent actors/agentclient actors/fault actors/field actors/protocol http/api http/route http/runnerproto",
 	"http/gateway":            "actors/account actors/agent actors/agentclient actors/fault actors/protocol http/route persistence/seal github.com/valyala/fasthttp",
 	"http/runnerapi":          "actors/account actors/agent actors/agentclient actors/fault actors/field actors/protocol http/mcp http/rest http/route http/runnerproto github.com/valyala/fasthttp",
 }

@@ -10,7 +10,6 @@ import (
 	"troupe/actors/account"
 	"troupe/actors/agent"
 	"troupe/actors/agentclient"
-	"troupe/actors/fault"
 	"troupe/actors/field"
 	"troupe/actors/protocol"
 	"troupe/http/api"
@@ -173,8 +172,6 @@ func (r *rest) balance(c *route.Call) (route.Response, error) {
 	return route.OK(api.BalanceResult{Message: "Agent balance updated successfully", New: res.Balance, Previous: res.Previous}), nil
 }
 
-const wakeWait = 60 * time.Second // how long a call that needs the workspace waits for the pod (FS-8)
-
 func (r *rest) update(c *route.Call) (route.Response, error) {
 	v, err := r.load(c)
 	if err != nil {
@@ -206,7 +203,7 @@ func (r *rest) update(c *route.Call) (route.Response, error) {
 	var res protocol.UpdateResult
 	if patch.Files.Empty() {
 		res, err = agentclient.Ask[protocol.UpdateResult](c.Ctx, r.Agents, v.Spec.ID, protocol.Update, cmd)
-	} else if _, err = r.awaken(c.Ctx, v.Spec.ID); err == nil {
+	} else if _, err = agentclient.Awaken(c.Ctx, r.Agents, r.Store, v.Spec.ID); err == nil {
 		res, err = agentclient.AskSlow[protocol.UpdateResult](c.Ctx, r.Agents, v.Spec.ID, protocol.Update, cmd)
 	}
 	if err != nil {
@@ -223,35 +220,6 @@ func (r *rest) update(c *route.Call) (route.Response, error) {
 		body.WebhookSecret = secret
 	}
 	return route.OK(body), nil
-}
-
-// awaken waits until the agent's workspace can be reached (FILE-2, FS-8).
-func (r *rest) awaken(ctx context.Context, id agent.ID) (protocol.WakeResult, error) {
-	ctx, cancel := context.WithTimeout(ctx, wakeWait)
-	defer cancel()
-	changed := make(chan struct{}, 1)
-	stop := r.Store.Watch(id, func() {
-		select {
-		case changed <- struct{}{}:
-		default:
-		}
-	})
-	defer stop()
-	for {
-		res, err := agentclient.Ask[protocol.WakeResult](ctx, r.Agents, id, protocol.Wake, nil)
-		if err != nil && ctx.Err() == nil {
-			return res, err
-		}
-		if res.Ready {
-			return res, nil
-		}
-		select {
-		case <-ctx.Done():
-			return res, fault.New(fault.Unavailable, "pod_not_running", "The agent's pod did not start in time").After(10 * time.Second)
-		case <-changed:
-		case <-time.After(time.Second):
-		}
-	}
 }
 
 func (r *rest) runtime(c *route.Call) (route.Response, error) {

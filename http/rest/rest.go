@@ -20,7 +20,6 @@ import (
 	"troupe/http/auth"
 	"troupe/http/mcp"
 	"troupe/http/route"
-	"troupe/http/runnerproto"
 	"troupe/persistence/seal"
 )
 
@@ -75,7 +74,6 @@ type Config struct {
 	Shards     int             // of the clock
 	Done       <-chan struct{} // the node stops: waits end
 	MCP        *mcp.Keeper
-	Workspace  *runnerproto.Workspace
 	// OAuthOrigins are origins of front ends to which an OAuth flow may send the browser, besides PublicURL.
 	OAuthOrigins []string
 }
@@ -85,7 +83,7 @@ type rest struct{ Config }
 // Routes is the table of this room.
 func Routes(cfg Config) []route.Route {
 	r := &rest{cfg}
-	return slices.Concat(r.agentRoutes(), r.triggerRoutes(), r.taskRoutes(), r.mcpRoutes(), r.fileRoutes(), r.accountRoutes(), r.systemRoutes())
+	return slices.Concat(r.agentRoutes(), r.triggerRoutes(), r.taskRoutes(), r.mcpRoutes(), r.accountRoutes(), r.systemRoutes())
 }
 
 // feature makes a route that needs the AI Agents feature (TEN-2).

@@ -273,6 +273,7 @@ func write(ctx *fasthttp.RequestCtx, res Response) {
 		ctx.Response.Header.Set("Idempotent-Replayed", "true")
 	}
 	if res.Stream != nil {
+		_ = ctx.Conn().SetWriteDeadline(time.Time{}) // it has its own
 		res.Stream(ctx)
 		return
 	}

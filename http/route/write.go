@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/valyala/fasthttp"
 
@@ -66,12 +67,18 @@ func Fail(ctx *fasthttp.RequestCtx, requestID string, anthropic bool, err error)
 	writeJSON(ctx, status, errorBody{Error: f.Message, Code: f.Code, Details: f.Details, RequestID: requestID})
 }
 
+const maxPooled = 1 << 20
+
 var buffers = sync.Pool{New: func() any { return &bytes.Buffer{} }}
 
 // JSON encodes v as the contract wants it: no HTML escapes, no line break at the end (GEN-5).
 func JSON(v any) []byte {
 	b := buffers.Get().(*bytes.Buffer)
-	defer buffers.Put(b)
+	defer func() {
+		if b.Cap() <= maxPooled {
+			buffers.Put(b)
+		}
+	}()
 	b.Reset()
 	enc := json.NewEncoder(b)
 	enc.SetEscapeHTML(false)
@@ -84,9 +91,10 @@ func JSON(v any) []byte {
 func writeJSON(ctx *fasthttp.RequestCtx, status int, v any) {
 	ctx.SetStatusCode(status)
 	ctx.SetContentType("application/json")
-	if raw, ok := v.([]byte); ok {
-		ctx.SetBody(raw)
-		return
+	raw, ok := v.([]byte)
+	if !ok {
+		raw = JSON(v)
 	}
-	ctx.SetBody(JSON(v))
+	ctx.Response.SetBodyRaw(raw)
+	_ = ctx.Conn().SetWriteDeadline(time.Now().Add(writeWithin + time.Duration(len(raw)/slowest)*time.Second))
 }

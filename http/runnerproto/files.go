@@ -96,7 +96,7 @@ type FileCall struct {
 	Path      string         `json:"path,omitempty"`
 	Encoding  string         `json:"encoding,omitempty"`
 	Content   []byte         `json:"content,omitempty"`
-	Mode      uint32         `json:"mode,omitempty"`
+	Mode      *uint32        `json:"mode,omitempty"` // nil: as it is
 	Overwrite bool           `json:"overwrite,omitempty"`
 	Recursive bool           `json:"recursive,omitempty"`
 	Hidden    bool           `json:"hidden,omitempty"`

@@ -14,8 +14,19 @@ import (
 	"troupe/actors/fault"
 )
 
+// answerWithin bounds the wait for a file server to begin its answer.
+const answerWithin = 60 * time.Second
+
 // Workspace reaches the file servers of runners. It implements agent.Workspace.
-type Workspace struct{ HTTP *http.Client }
+type Workspace struct{ client *http.Client }
+
+// NewWorkspace returns one whose calls go to the address that is named and nowhere else: what answers there is in the agent's hands.
+func NewWorkspace() *Workspace {
+	return &Workspace{&http.Client{
+		Transport:     &http.Transport{ResponseHeaderTimeout: answerWithin, MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
+}
 
 // Apply implements agent.Workspace.
 func (w *Workspace) Apply(ctx context.Context, endpoint string, key agent.Secret, id string, c agent.FileChange) (agent.DiskUsage, error) {
@@ -36,7 +47,7 @@ func (w *Workspace) Apply(ctx context.Context, endpoint string, key agent.Secret
 	}
 	req.Header.Set("Authorization", "Bearer "+key.Reveal())
 	req.Header.Set("Content-Type", "application/json")
-	res, err := w.HTTP.Do(req)
+	res, err := w.client.Do(req)
 	if err != nil {
 		return agent.DiskUsage{}, unreachable(err)
 	}
@@ -82,9 +93,12 @@ func (w *Workspace) Call(ctx context.Context, at FileServer, c *FileCall) (json.
 		return nil, err
 	}
 	defer res.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
 	if err != nil {
 		return nil, unreachable(err)
+	}
+	if len(b) > maxAnswer || !json.Valid(b) {
+		return nil, unreachable(errors.New("its answer is too large or no JSON"))
 	}
 	return b, nil
 }
@@ -116,7 +130,7 @@ func (w *Workspace) ask(ctx context.Context, at FileServer, method, path string,
 	}
 	req.Header.Set("Authorization", "Bearer "+at.Key.Reveal())
 	req.Header.Set("Content-Type", "application/json")
-	res, err := w.HTTP.Do(req)
+	res, err := w.client.Do(req)
 	if err != nil {
 		return nil, unreachable(err)
 	}
@@ -136,7 +150,7 @@ func unreachable(err error) error {
 func refused(status int, body []byte) error {
 	var e Error
 	_ = json.Unmarshal(body, &e)
-	kinds := map[int]fault.Kind{400: fault.Invalid, 403: fault.Forbidden, 404: fault.NotFound, 413: fault.TooLarge, 409: fault.Conflict, 507: fault.Full}
+	kinds := map[int]fault.Kind{400: fault.Invalid, 403: fault.Forbidden, 404: fault.NotFound, 413: fault.TooLarge, 409: fault.Conflict, 500: fault.Internal, 507: fault.Full}
 	if k, ok := kinds[status]; ok && e.Code != "" {
 		return fault.New(k, e.Code, e.Message)
 	}

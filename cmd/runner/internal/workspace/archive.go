@@ -111,16 +111,20 @@ func (w *Workspace) Pack(ctx context.Context, a runnerproto.Archive) (*runnerpro
 			return nil, refuse(err)
 		}
 	}
-	made, err := w.parents(path.Dir(a.Output))
+	out, err := w.real(a.Output)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, refuse(err)
+	}
+	made, err := w.parents(path.Dir(out))
 	var n int64
 	if err == nil {
-		n, err = w.replace(a.Output, 0o644, false, func(to io.Writer) error {
+		n, err = w.replace(ctx, out, 0o644, false, func(to *os.File) error {
 			p, err := newPacker(to, a.Format, a.Level)
 			if err != nil {
 				return err
 			}
 			for _, at := range a.Paths {
-				if err := w.pack(ctx, p, at, a.Output); err != nil {
+				if err := w.pack(ctx, p, at, out); err != nil {
 					return err
 				}
 			}
@@ -155,7 +159,7 @@ func (w *Workspace) pack(ctx context.Context, p packer, at, output string) error
 			if err != nil {
 				return err
 			}
-			n, err := io.Copy(to, io.LimitReader(f, st.Size()))
+			n, err := io.Copy(to, flow{ctx, io.LimitReader(f, st.Size())})
 			if err == nil && n < st.Size() { // it has become shorter meanwhile
 				_, err = io.CopyN(to, zeros{}, st.Size()-n)
 			}
@@ -177,10 +181,16 @@ func (w *Workspace) pack(ctx context.Context, p packer, at, output string) error
 // each is walk that stops at the first error.
 func (w *Workspace) each(ctx context.Context, dir string, f func(full string, st fs.FileInfo) error) error {
 	return w.walk(ctx, dir, "", false, true, func(_, full string, st fs.FileInfo) error {
-		if err := f(full, st); err != nil || !st.IsDir() {
+		if err := f(full, st); err != nil && !gone(err) {
 			return err
 		}
-		return w.each(ctx, full, f)
+		if !st.IsDir() {
+			return nil
+		}
+		if err := w.each(ctx, full, f); err != nil && !gone(err) {
+			return err
+		}
+		return nil
 	})
 }
 
@@ -275,6 +285,10 @@ func tarItems(t *tar.Reader, each func(it item, content io.Reader) error) error 
 		case tar.TypeSymlink:
 			it.link = h.Linkname
 		case tar.TypeXGlobalHeader:
+			it.name = "." // counts, and is nothing
+			if err := each(it, t); err != nil {
+				return err
+			}
 			continue
 		default:
 			return rejected("An entry is neither a file, a directory nor a symbolic link: " + clip(h.Name))
@@ -352,7 +366,7 @@ func (w *Workspace) unpack(ctx context.Context, f *os.File, size int64, target s
 	defer func() { _ = w.root.RemoveAll(stage) }()
 	var all []item
 	links := map[string]bool{}
-	total := int64(0)
+	total, most := int64(0), min(maxTotal, max(ratioFloor, size*maxRatio))
 	err := items(f, size, func(it item, content io.Reader) error {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -372,7 +386,15 @@ func (w *Workspace) unpack(ctx context.Context, f *os.File, size int64, target s
 		if _, err := w.parents(path.Dir(at)); err != nil {
 			return err
 		}
+		if !it.dir && it.name != "." { // of two entries with one name the last counts
+			if err := w.root.Remove(at); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return rejected("An entry is both a file and a directory: " + clip(it.name))
+			}
+			delete(links, it.name)
+		}
 		switch {
+		case it.name == ".":
+			return nil
 		case it.dir:
 			if err := w.root.Mkdir(at, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 				return err
@@ -382,8 +404,8 @@ func (w *Workspace) unpack(ctx context.Context, f *os.File, size int64, target s
 			links[it.name] = true
 			return w.root.Symlink(it.link, at)
 		}
-		n, err := w.unpackFile(at, it.mode, io.LimitReader(content, maxTotal-total+1))
-		if total += n; total > maxTotal || total > ratioFloor && total > size*maxRatio {
+		n, err := w.unpackFile(at, it.mode, flow{ctx, io.LimitReader(content, most-total+1)})
+		if total += n; total > most {
 			return rejected("The archive is larger than 1 GiB unpacked, or expands more than 200 times")
 		}
 		return err
@@ -391,7 +413,7 @@ func (w *Workspace) unpack(ctx context.Context, f *os.File, size int64, target s
 	if err != nil {
 		return 0, err
 	}
-	return w.settle(stage, target, all)
+	return w.settle(ctx, stage, target, all, overwrite)
 }
 
 // fits checks what an entry would be put over.
@@ -440,25 +462,42 @@ func (s *source) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// settle puts what was unpacked in its place.
-func (w *Workspace) settle(stage, target string, all []item) (files int, err error) {
+// settle puts what was unpacked in its place: directories first, when the volume may be found full, then the files.
+func (w *Workspace) settle(ctx context.Context, stage, target string, all []item, overwrite bool) (files int, err error) {
+	done, err := w.begin(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer done()
+	var made []string
+	for _, it := range all {
+		at, dir := path.Join(target, it.name), path.Join(target, path.Dir(it.name))
+		if it.dir || it.name == "." {
+			dir = at
+		}
+		if err = w.fits(at, it, overwrite); err == nil { // it may have appeared meanwhile
+			var more []string
+			more, err = w.parents(dir)
+			made = append(made, more...)
+		}
+		if err != nil {
+			w.undo(made)
+			return 0, err
+		}
+	}
 	seen := map[string]bool{}
 	for _, it := range all {
-		at := path.Join(target, it.name)
-		if it.dir || it.name == "." {
-			if _, err := w.parents(at); err != nil {
-				return files, err
-			}
-			continue
-		}
-		if seen[it.name] { // the last of a name counts, and it is there
+		if it.dir || it.name == "." || seen[it.name] {
 			continue
 		}
 		seen[it.name] = true
-		if _, err := w.parents(path.Dir(at)); err != nil {
-			return files, err
+		at := path.Join(target, it.name)
+		if overwrite || it.link != "" {
+			err = w.root.Rename(path.Join(stage, it.name), at)
+		} else { // the agent may make one at this moment; it stays
+			err = w.root.Link(path.Join(stage, it.name), at)
 		}
-		if err := w.root.Rename(path.Join(stage, it.name), at); err != nil {
+		if err != nil {
 			return files, err
 		}
 		files++

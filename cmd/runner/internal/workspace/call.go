@@ -15,24 +15,27 @@ func (w *Workspace) Call(ctx context.Context, c *runnerproto.FileCall) (any, err
 			return nil, &Refusal{403, "path_outside_workspace", "The path leads outside the workspace"}
 		}
 	}
-	mode := fs.FileMode(c.Mode).Perm()
+	mode := fs.FileMode(0o644)
+	if c.Mode != nil {
+		mode = fs.FileMode(*c.Mode).Perm()
+	}
 	switch c.Op {
 	case "readFile":
 		return w.Read(c.Path, c.Encoding)
 	case "createFile":
-		return w.Create(c.Path, c.Content, mode, c.Overwrite)
+		return w.Create(ctx, c.Path, c.Content, mode, c.Overwrite)
 	case "updateFile":
-		return w.Update(c.Path, c.Content, mode)
+		return w.Update(ctx, c.Path, c.Content, c.Mode)
 	case "patchFile":
-		return w.Patch(c.Path, c.Operation, c.Content, c.Position, c.Length)
+		return w.Patch(ctx, c.Path, c.Operation, c.Content, c.Position, c.Length)
 	case "deleteFile":
-		return struct{}{}, w.Delete(c.Path)
+		return struct{}{}, w.Delete(ctx, c.Path)
 	case "listDirectory":
 		return w.List(ctx, c.Path, c.Recursive, c.Hidden)
 	case "createDirectory":
-		return w.MakeDir(c.Path, c.Recursive, mode)
+		return w.MakeDir(ctx, c.Path, c.Recursive, mode)
 	case "deleteDirectory":
-		return struct{}{}, w.RemoveDir(c.Path, c.Recursive)
+		return struct{}{}, w.RemoveDir(ctx, c.Path, c.Recursive)
 	case "copyFiles":
 		return w.Transfer(ctx, false, c.Transfers)
 	case "moveFiles":
@@ -42,7 +45,7 @@ func (w *Workspace) Call(ctx context.Context, c *runnerproto.FileCall) (any, err
 	case "getFileMetadata":
 		return w.Metadata(c.Path)
 	case "updateFileMetadata":
-		return w.SetMetadata(c.Path, c.Metadata)
+		return w.SetMetadata(ctx, c.Path, c.Metadata)
 	case "createArchive":
 		return w.Pack(ctx, c.Archive)
 	case "extractArchive":

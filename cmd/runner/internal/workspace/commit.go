@@ -17,7 +17,6 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -39,9 +38,9 @@ func (r *Refusal) Error() string { return r.Text }
 type Workspace struct {
 	root    *os.Root
 	dir     string
-	journal string // path of the journal, in the home directory
-	applied string // path of the id of the change applied last
-	mu      sync.Mutex
+	journal string        // path of the journal, in the home directory
+	applied string        // path of the id of the change applied last
+	lock    chan struct{} // held by changes
 }
 
 // entry is one target of the journal. An empty Stage deletes it.
@@ -61,7 +60,7 @@ func Open(dir, home string) (*Workspace, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &Workspace{root: root, dir: dir, journal: filepath.Join(home, ".troupe-journal"), applied: filepath.Join(home, ".troupe-applied")}
+	w := &Workspace{root: root, dir: dir, journal: filepath.Join(home, ".troupe-journal"), applied: filepath.Join(home, ".troupe-applied"), lock: make(chan struct{}, 1)}
 	if err = w.recover(); err == nil {
 		err = w.sweep()
 	}
@@ -109,8 +108,8 @@ func (w *Workspace) sweep() error {
 
 // Apply applies a change. One that was applied last already is not applied again.
 func (w *Workspace) Apply(c runnerproto.FileChange) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	w.lock <- struct{}{}
+	defer func() { <-w.lock }()
 	if err := w.recover(); err != nil { // an earlier change whose commit was cut comes first
 		return err
 	}
@@ -200,7 +199,7 @@ func (w *Workspace) stage(c runnerproto.FileChange) (j journal, undo func(), err
 		if st, err := w.root.Stat(f.Path); err == nil {
 			mode = st.Mode().Perm()
 		}
-		if err := w.write(name, f.Content, mode); err != nil {
+		if err := w.write(name, f.Path, f.Content, mode); err != nil {
 			return j, undo, err
 		}
 		j.Entries = append(j.Entries, entry{Target: f.Path, Stage: name})
@@ -229,10 +228,15 @@ func (w *Workspace) parents(dir string) (made []string, err error) {
 	return made, nil
 }
 
-func (w *Workspace) write(name string, content []byte, mode fs.FileMode) error {
+// write stages a file; what it is to replace passes its tags and its owner on.
+func (w *Workspace) write(name, target string, content []byte, mode fs.FileMode) error {
 	f, err := w.root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
 	if err != nil {
 		return err
+	}
+	if old, oerr := w.root.OpenFile(target, os.O_RDONLY|syscall.O_NONBLOCK, 0); oerr == nil {
+		inherit(old, f)
+		_ = old.Close()
 	}
 	_, err = f.Write(content)
 	return errors.Join(err, f.Sync(), f.Close())
@@ -303,6 +307,10 @@ func classify(err error) error {
 		return &Refusal{507, "workspace_full", "The agent's volume is full"}
 	case errors.Is(err, syscall.ENOTDIR):
 		return &Refusal{400, "not_a_directory", "A part of the path is a file"}
+	case errors.Is(err, syscall.EISDIR):
+		return &Refusal{400, "is_directory", "The path is a directory"}
+	case errors.Is(err, fs.ErrExist), errors.Is(err, syscall.ENOTEMPTY):
+		return &Refusal{409, "file_exists", "The path exists"}
 	case errors.Is(err, syscall.ENAMETOOLONG):
 		return &Refusal{400, "validation_failed", "The path is too long"}
 	case errors.Is(err, fs.ErrNotExist):

@@ -109,31 +109,77 @@ func mediaType(p string, head []byte) string {
 	return http.DetectContentType(head)
 }
 
-// real follows symbolic links to the file that a write is meant for. What it returns is checked again when it is used.
+// real follows symbolic links to the file that a write is meant for, component by component. What it returns is checked again when it
+// is used.
 func (w *Workspace) real(p string) (string, error) {
-	for range maxLinks {
-		st, err := w.root.Lstat(p)
-		if err != nil || st.Mode()&fs.ModeSymlink == 0 {
-			return p, err
+	rest, at := strings.Split(p, "/"), "."
+	for links := 0; len(rest) > 0; {
+		part := rest[0]
+		rest = rest[1:]
+		switch part {
+		case "", ".":
+			continue
+		case "..":
+			if at == "." {
+				return p, &Refusal{403, "path_outside_workspace", "The path leads outside the workspace"}
+			}
+			at = path.Dir(at)
+			continue
 		}
-		if _, err := w.root.Stat(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return p, err // it leads outside
-		}
-		to, err := w.root.Readlink(p)
+		next := path.Join(at, part)
+		st, err := w.root.Lstat(next)
 		if err != nil {
-			return p, err
+			return path.Join(next, path.Join(rest...)), err
 		}
-		if p = path.Join(path.Dir(p), to); !fs.ValidPath(p) {
+		if st.Mode()&fs.ModeSymlink == 0 {
+			at = next
+			continue
+		}
+		to, err := w.root.Readlink(next)
+		switch links++; {
+		case err != nil:
+			return p, err
+		case links > maxLinks:
+			return p, syscall.ELOOP
+		case path.IsAbs(to):
 			return p, &Refusal{403, "path_outside_workspace", "The path leads outside the workspace"}
 		}
+		rest = append(strings.Split(to, "/"), rest...)
 	}
-	return p, syscall.ELOOP
+	return at, nil
 }
 
-// replace writes a file beside its target, syncs it and renames it there (FS-2). Exclusive fails if there is one already.
-func (w *Workspace) replace(p string, mode fs.FileMode, exclusive bool, write func(io.Writer) error) (size int64, err error) {
+// flow ends a copy with its context.
+type flow struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+// Read implements io.Reader.
+func (f flow) Read(b []byte) (int, error) {
+	if err := f.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return f.r.Read(b)
+}
+
+// inherit gives a file that takes another's place its tags and owner, as far as that may be.
+func inherit(old, f *os.File) {
+	if st, err := old.Stat(); err == nil {
+		if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+			_ = f.Chown(int(sys.Uid), int(sys.Gid))
+		}
+	}
+	if t := tags(old); t != nil {
+		_ = setTags(f, t)
+	}
+}
+
+// replace writes a file beside its target, syncs it and renames it there (FS-2). Exclusive fails if there is one already. Nothing is
+// replaced once ctx has ended.
+func (w *Workspace) replace(ctx context.Context, p string, mode fs.FileMode, exclusive bool, write func(*os.File) error) (size int64, err error) {
 	name := path.Join(path.Dir(p), stagePrefix+rand.Text())
-	f, err := w.root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
+	f, err := w.root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode|0o200)
 	if err != nil {
 		return 0, err
 	}
@@ -144,7 +190,7 @@ func (w *Workspace) replace(p string, mode fs.FileMode, exclusive bool, write fu
 	}()
 	err = write(f)
 	st, serr := f.Stat()
-	if err = errors.Join(err, serr, f.Chmod(mode), f.Sync(), f.Close()); err != nil { // whatever the umask says
+	if err = errors.Join(err, serr, f.Chmod(mode), f.Sync(), f.Close(), ctx.Err()); err != nil { // the mode whatever the umask says
 		return 0, err
 	}
 	if exclusive {
@@ -153,23 +199,30 @@ func (w *Workspace) replace(p string, mode fs.FileMode, exclusive bool, write fu
 	return st.Size(), w.root.Rename(name, p)
 }
 
-// begin takes the lock of writes and finishes what a crash has left, so that every access sees whole changes (FILE-1).
-func (w *Workspace) begin() (done func(), err error) {
-	w.mu.Lock()
-	if err := w.recover(); err != nil {
-		w.mu.Unlock()
+// begin takes the lock of changes and finishes what a crash has left, so that every access sees whole changes (FILE-1).
+func (w *Workspace) begin(ctx context.Context) (done func(), err error) {
+	select {
+	case w.lock <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if err = w.recover(); err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		<-w.lock
 		return nil, err
 	}
-	return w.mu.Unlock, nil
+	return func() { <-w.lock }, nil
 }
 
-func content(c []byte) func(io.Writer) error {
-	return func(to io.Writer) error { _, err := to.Write(c); return err }
+func content(c []byte) func(*os.File) error {
+	return func(to *os.File) error { _, err := to.Write(c); return err }
 }
 
 // Create makes a file and the directories above it.
-func (w *Workspace) Create(p string, c []byte, mode fs.FileMode, overwrite bool) (*runnerproto.FileMade, error) {
-	done, err := w.begin()
+func (w *Workspace) Create(ctx context.Context, p string, c []byte, mode fs.FileMode, overwrite bool) (*runnerproto.FileMade, error) {
+	done, err := w.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -185,13 +238,16 @@ func (w *Workspace) Create(p string, c []byte, mode fs.FileMode, overwrite bool)
 		if p, err = w.real(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, refuse(err)
 		}
+		if st, err := w.root.Stat(p); err == nil && st.IsDir() {
+			return nil, &Refusal{409, "file_exists", shown(p) + " is a directory"}
+		}
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, refuse(err)
 	}
 	made, err := w.parents(path.Dir(p))
 	var n int64
 	if err == nil {
-		n, err = w.replace(p, mode, !overwrite, content(c))
+		n, err = w.replace(ctx, p, mode, !overwrite, content(c))
 	}
 	if err != nil {
 		w.undo(made)
@@ -217,9 +273,9 @@ func (w *Workspace) made(p string, size int64) (*runnerproto.FileMade, error) {
 	return &runnerproto.FileMade{Path: shown(p), Size: size, At: stamp(st.ModTime())}, nil
 }
 
-// change rewrites an existing file. Mode 0 leaves its own.
-func (w *Workspace) change(p string, mode fs.FileMode, write func(old *os.File, size int64, to io.Writer) error) (*runnerproto.FileMade, error) {
-	done, err := w.begin()
+// change rewrites an existing file, which keeps its tags and, without a mode, its own.
+func (w *Workspace) change(ctx context.Context, p string, given *uint32, write func(old *os.File, size int64, to *os.File) error) (*runnerproto.FileMade, error) {
+	done, err := w.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -233,10 +289,14 @@ func (w *Workspace) change(p string, mode fs.FileMode, write func(old *os.File, 
 		return nil, err
 	}
 	defer f.Close()
-	if mode == 0 {
-		mode = st.Mode().Perm()
+	mode := st.Mode().Perm()
+	if given != nil {
+		mode = fs.FileMode(*given)
 	}
-	n, err := w.replace(at, mode, false, func(to io.Writer) error { return write(f, st.Size(), to) })
+	n, err := w.replace(ctx, at, mode, false, func(to *os.File) error {
+		inherit(f, to)
+		return write(f, st.Size(), to)
+	})
 	if err != nil {
 		return nil, refuse(err)
 	}
@@ -248,13 +308,13 @@ func (w *Workspace) change(p string, mode fs.FileMode, write func(old *os.File, 
 }
 
 // Update replaces the content of an existing file.
-func (w *Workspace) Update(p string, c []byte, mode fs.FileMode) (*runnerproto.FileMade, error) {
-	return w.change(p, mode, func(_ *os.File, _ int64, to io.Writer) error { return content(c)(to) })
+func (w *Workspace) Update(ctx context.Context, p string, c []byte, mode *uint32) (*runnerproto.FileMade, error) {
+	return w.change(ctx, p, mode, func(_ *os.File, _ int64, to *os.File) error { return content(c)(to) })
 }
 
 // Patch changes a part of a file (FS-4). Length -1: as much as the content has.
-func (w *Workspace) Patch(p, op string, c []byte, position, length int64) (*runnerproto.FileMade, error) {
-	return w.change(p, 0, func(old *os.File, size int64, to io.Writer) error {
+func (w *Workspace) Patch(ctx context.Context, p, op string, c []byte, position, length int64) (*runnerproto.FileMade, error) {
+	return w.change(ctx, p, nil, func(old *os.File, size int64, to *os.File) error {
 		at, skip := position, int64(0)
 		switch op {
 		case "append":
@@ -270,20 +330,20 @@ func (w *Workspace) Patch(p, op string, c []byte, position, length int64) (*runn
 			return &Refusal{400, "validation_failed", "position is beyond the end of the file"}
 		}
 		skip = min(skip, size-at)
-		if _, err := io.Copy(to, io.NewSectionReader(old, 0, at)); err != nil {
+		if _, err := io.Copy(to, flow{ctx, io.NewSectionReader(old, 0, at)}); err != nil {
 			return err
 		}
 		if _, err := to.Write(c); err != nil {
 			return err
 		}
-		_, err := io.Copy(to, io.NewSectionReader(old, at+skip, size-at-skip))
+		_, err := io.Copy(to, flow{ctx, io.NewSectionReader(old, at+skip, size-at-skip)})
 		return err
 	})
 }
 
 // Delete deletes a file, or a link.
-func (w *Workspace) Delete(p string) error {
-	done, err := w.begin()
+func (w *Workspace) Delete(ctx context.Context, p string) error {
+	done, err := w.begin(ctx)
 	if err != nil {
 		return err
 	}
@@ -340,6 +400,9 @@ func (w *Workspace) walk(ctx context.Context, dir, rel string, recursive, all bo
 	}
 	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
 	for _, e := range entries {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		if hidden(e.Name(), all) {
 			continue
 		}
@@ -352,7 +415,7 @@ func (w *Workspace) walk(ctx context.Context, dir, rel string, recursive, all bo
 			return err
 		}
 		if recursive && st.IsDir() {
-			if err := w.walk(ctx, full, name, true, all, f); errors.Is(err, errEnough) || ctx.Err() != nil {
+			if err := w.walk(ctx, full, name, true, all, f); errors.Is(err, errEnough) {
 				return err
 			}
 		}
@@ -397,8 +460,8 @@ func (w *Workspace) List(ctx context.Context, p string, recursive, all bool) (*r
 }
 
 // MakeDir makes a directory (FS-3).
-func (w *Workspace) MakeDir(p string, parents bool, mode fs.FileMode) (*runnerproto.FileMade, error) {
-	done, err := w.begin()
+func (w *Workspace) MakeDir(ctx context.Context, p string, parents bool, mode fs.FileMode) (*runnerproto.FileMade, error) {
+	done, err := w.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -432,8 +495,8 @@ func (w *Workspace) MakeDir(p string, parents bool, mode fs.FileMode) (*runnerpr
 }
 
 // RemoveDir deletes a directory, with everything in it if recursive.
-func (w *Workspace) RemoveDir(p string, recursive bool) error {
-	done, err := w.begin()
+func (w *Workspace) RemoveDir(ctx context.Context, p string, recursive bool) error {
+	done, err := w.begin(ctx)
 	if err != nil {
 		return err
 	}

@@ -49,14 +49,14 @@ func TestFS_1_NoSwapLeadsOutside(t *testing.T) {
 		if c, err := p.w.Read("d/f", ""); err == nil && c.Content == "secret" {
 			t.Fatal("read a file outside")
 		}
-		_, _ = p.w.Create("d/new", []byte("x"), 0o644, true)
-		_, _ = p.w.Update("d/f", []byte("inside"), 0)
-		_, _ = p.w.SetMetadata("d/f", runnerproto.MetadataChange{Tags: []string{"x"}})
+		_, _ = p.w.Create(t.Context(), "d/new", []byte("x"), 0o644, true)
+		_, _ = p.w.Update(t.Context(), "d/f", []byte("inside"), nil)
+		_, _ = p.w.SetMetadata(t.Context(), "d/f", runnerproto.MetadataChange{Tags: []string{"x"}})
 		if l, err := p.w.List(ctx, "d", true, true); err == nil && len(l.Entries) > 0 && strings.Contains(l.Entries[0].Name, "only-outside") {
 			t.Fatal("listed a directory outside")
 		}
 		_, _ = p.w.Transfer(ctx, false, []runnerproto.Transfer{{Source: "d/f", Destination: "copy", Overwrite: true}})
-		_ = p.w.Delete("d/new")
+		_ = p.w.Delete(t.Context(), "d/new")
 	}
 	close(stop)
 	wg.Wait()
@@ -68,6 +68,50 @@ func TestFS_1_NoSwapLeadsOutside(t *testing.T) {
 	}
 	if b, _ := os.ReadFile(filepath.Join(p.dir, "copy")); string(b) != "inside" {
 		t.Errorf("copied %q", b)
+	}
+}
+
+// A write goes to the file that a reader of the same path sees, however many links lead there.
+func TestFS_2_WritesFollowLinksAsReadsDo(t *testing.T) {
+	p := newPlace(t, map[string]string{"x": "other", "a/x": "meant", "a/b/keep": "k"})
+	for name, to := range map[string]string{"link": "a/b", "a/b/f": "../x", "deep": "link/../x", "loop": "loop"} {
+		if err := os.Symlink(to, filepath.Join(p.dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, at := range []string{"link/f", "deep", "a/x"} {
+		text := strings.Repeat("n", i+1)
+		if _, err := p.w.Update(t.Context(), at, []byte(text), nil); err != nil {
+			t.Fatalf("%s: %v", at, err)
+		}
+		if c, err := p.w.Read(at, ""); err != nil || c.Content != text {
+			t.Errorf("%s: %+v %v", at, c, err)
+		}
+	}
+	if c, err := p.w.Read("x", ""); err != nil || c.Content != "other" {
+		t.Errorf("another file was written: %+v %v", c, err)
+	}
+	var r *Refusal
+	if _, err := p.w.Create(t.Context(), "link", nil, 0o644, true); !errors.As(err, &r) || r.Status != 409 {
+		t.Errorf("a link to a directory: %v", err)
+	}
+	if _, err := p.w.Update(t.Context(), "loop", nil, nil); !errors.As(err, &r) || r.Status != 403 {
+		t.Errorf("a loop of links: %v", err)
+	}
+}
+
+func TestNothingIsChangedForACallerWhoHasGone(t *testing.T) {
+	p := newPlace(t, map[string]string{"a": "old", "d/f": "x"})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := p.w.Update(ctx, "a", []byte("new"), nil); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if err := p.w.transfer(ctx, false, runnerproto.Transfer{Source: "d", Destination: "copy"}); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if got := p.tree(); got["a"] != "old" || len(got) != 4 {
+		t.Errorf("%v", got)
 	}
 }
 
@@ -108,10 +152,10 @@ func TestFS_9_AFullVolume(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.Create("kept", []byte("old"), 0o644, false); err != nil {
+	if _, err := w.Create(t.Context(), "kept", []byte("old"), 0o644, false); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.Create("most", bytes.Repeat([]byte("x"), 600<<10), 0o644, false); err != nil {
+	if _, err := w.Create(t.Context(), "most", bytes.Repeat([]byte("x"), 600<<10), 0o644, false); err != nil {
 		t.Fatal(err)
 	}
 	var zip bytes.Buffer
@@ -132,11 +176,11 @@ func TestFS_9_AFullVolume(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	_, err = w.Create("dir/new", make([]byte, 500<<10), 0o644, false)
+	_, err = w.Create(t.Context(), "dir/new", make([]byte, 500<<10), 0o644, false)
 	full("create", err)
-	_, err = w.Update("kept", make([]byte, 500<<10), 0)
+	_, err = w.Update(t.Context(), "kept", make([]byte, 500<<10), nil)
 	full("update", err)
-	_, err = w.Patch("most", "append", []byte("y"), 0, -1)
+	_, err = w.Patch(t.Context(), "most", "append", []byte("y"), 0, -1)
 	full("patch", err)
 	_, err = w.Pack(t.Context(), runnerproto.Archive{Paths: []string{"most"}, Output: "out/x.tar", Format: "tar"})
 	full("archive", err)
@@ -145,7 +189,7 @@ func TestFS_9_AFullVolume(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if _, err := w.Create("fill", make([]byte, 200<<10), 0o644, false); err != nil {
+	if _, err := w.Create(t.Context(), "fill", make([]byte, 200<<10), 0o644, false); err != nil {
 		t.Fatal(err)
 	}
 	_, err = w.unpack(t.Context(), f, int64(zip.Len()), ".", false)

@@ -1,6 +1,7 @@
 package workspace
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -84,18 +85,40 @@ func tags(f *os.File) (out []string) {
 	return out
 }
 
+func setTags(f *os.File, t []string) error {
+	b, err := json.Marshal(t)
+	if err != nil {
+		return err
+	}
+	err = unix.Fsetxattr(int(f.Fd()), tagsAttribute, b, 0)
+	switch {
+	case errors.Is(err, unix.ENOTSUP):
+		return &Refusal{400, "validation_failed", "The volume does not keep tags"}
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.E2BIG), errors.Is(err, unix.ERANGE): // there is room for about 4 KiB of them
+		return &Refusal{400, "validation_failed", "tags are longer than the volume can keep with a file"}
+	case err != nil:
+		return refuse(err)
+	}
+	return nil
+}
+
 func notPermitted() error {
 	return &Refusal{400, "chown_not_permitted", "The owner of files cannot be changed in this workspace"}
 }
 
 // SetMetadata changes what is given.
-func (w *Workspace) SetMetadata(p string, c runnerproto.MetadataChange) (*runnerproto.Metadata, error) {
-	done, err := w.begin()
+func (w *Workspace) SetMetadata(ctx context.Context, p string, c runnerproto.MetadataChange) (*runnerproto.Metadata, error) {
+	done, err := w.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
 	f, err := w.root.OpenFile(p, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrPermission) && c.Mode != nil { // what its owner may not read he may make readable
+		if err = w.root.Chmod(p, fs.FileMode(*c.Mode)|0o400); err == nil {
+			f, err = w.root.OpenFile(p, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+		}
+	}
 	if err != nil {
 		return nil, refuse(err)
 	}
@@ -117,16 +140,8 @@ func (w *Workspace) SetMetadata(p string, c runnerproto.MetadataChange) (*runner
 		}
 	}
 	if c.Tags != nil {
-		b, err := json.Marshal(c.Tags)
-		if err != nil {
+		if err := setTags(f, c.Tags); err != nil {
 			return nil, err
-		}
-		err = unix.Fsetxattr(int(f.Fd()), tagsAttribute, b, 0)
-		switch {
-		case errors.Is(err, unix.ENOTSUP):
-			return nil, &Refusal{400, "validation_failed", "The volume does not keep tags"}
-		case err != nil:
-			return nil, refuse(err)
 		}
 	}
 	if c.Mode != nil {

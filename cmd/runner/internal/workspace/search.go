@@ -24,6 +24,7 @@ const (
 	sniffed      = 8 << 10 // of a file, for a NUL
 	maxMatches   = 50      // lines of one file
 	maxLine      = 500     // characters of one line
+	maxFound     = 8 << 20 // bytes of lines in one answer
 )
 
 // glob matches a pattern against the base name, or against the path below the searched directory if it has a slash.
@@ -102,6 +103,7 @@ func (w *Workspace) Search(ctx context.Context, s runnerproto.Search) (*runnerpr
 	}
 	within, cancel := context.WithTimeout(ctx, searchWithin)
 	defer cancel()
+	room := maxFound
 	out := &runnerproto.Found{Results: []runnerproto.Match{}}
 	err = w.walk(within, s.Path, "", true, s.IncludeHidden, func(rel, full string, st fs.FileInfo) error {
 		if st.Mode()&fs.ModeSymlink != 0 || !m.only.match(rel) || m.only != nil && st.IsDir() {
@@ -115,19 +117,19 @@ func (w *Workspace) Search(ctx context.Context, s runnerproto.Search) (*runnerpr
 		if !named && len(lines) == 0 {
 			return nil
 		}
-		if len(out.Results) == s.MaxResults {
+		if len(out.Results) == s.MaxResults || room <= 0 {
 			return errEnough
+		}
+		for _, l := range lines {
+			room -= len(l)
 		}
 		typ, size, _ := w.look(full, st)
 		out.Results = append(out.Results, runnerproto.Match{Path: shown(full), Type: typ, Size: size, Matches: lines})
 		return nil
 	})
-	out.Truncated = err != nil
+	out.Truncated = err != nil || within.Err() != nil
 	if err != nil && !errors.Is(err, errEnough) && within.Err() == nil {
 		return nil, refuse(err)
-	}
-	if err := ctx.Err(); err != nil {
-		return nil, err
 	}
 	out.Total = len(out.Results)
 	return out, nil

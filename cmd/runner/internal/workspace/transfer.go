@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"os"
 	"path"
 	"strings"
 	"syscall"
@@ -50,11 +51,13 @@ func (w *Workspace) transfer(ctx context.Context, move bool, op runnerproto.Tran
 	if src == "." || dst == "." || src == "" || dst == "" {
 		return fs.ErrPermission
 	}
-	done, err := w.begin()
-	if err != nil {
-		return err
+	if move || op.Overwrite { // anything else is decided by the name that appears last
+		done, err := w.begin(ctx)
+		if err != nil {
+			return err
+		}
+		defer done()
 	}
-	defer done()
 	st, err := w.root.Lstat(src)
 	if err != nil {
 		return err
@@ -62,14 +65,16 @@ func (w *Workspace) transfer(ctx context.Context, move bool, op runnerproto.Tran
 	if st.IsDir() && (dst == src || strings.HasPrefix(dst, src+"/")) {
 		return &Refusal{Text: "Destination lies within the source"}
 	}
-	there, err := w.root.Lstat(dst)
+	there, err := w.vacant(dst, st, op.Overwrite)
 	switch {
-	case err == nil && (there.IsDir() || st.IsDir() || !op.Overwrite):
-		return fs.ErrExist
-	case err != nil && !errors.Is(err, fs.ErrNotExist):
+	case err != nil:
 		return err
 	case src == dst:
 		return nil
+	case !st.IsDir() && !st.Mode().IsRegular() && st.Mode()&fs.ModeSymlink == 0 && !move:
+		return fs.ErrPermission
+	case move && there != nil && os.SameFile(st, there): // two names of one file: a rename would leave both
+		return w.root.Remove(src)
 	}
 	made, err := w.parents(path.Dir(dst))
 	if err == nil {
@@ -79,6 +84,18 @@ func (w *Workspace) transfer(ctx context.Context, move bool, op runnerproto.Tran
 		w.undo(made)
 	}
 	return err
+}
+
+// vacant checks what is at a destination, nil for nothing.
+func (w *Workspace) vacant(dst string, src fs.FileInfo, overwrite bool) (fs.FileInfo, error) {
+	there, err := w.root.Lstat(dst)
+	switch {
+	case err == nil && (there.IsDir() || src.IsDir() || !overwrite):
+		return nil, fs.ErrExist
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	}
+	return there, err
 }
 
 func (w *Workspace) place(ctx context.Context, move bool, src, dst string, st fs.FileInfo, overwrite bool) error {
@@ -91,17 +108,30 @@ func (w *Workspace) place(ctx context.Context, move bool, src, dst string, st fs
 		}
 		return w.root.Remove(src)
 	case !st.IsDir():
-		return w.copyFile(src, dst, st, !overwrite)
+		return w.copyFile(ctx, src, dst, st, !overwrite)
 	}
 	stage := path.Join(path.Dir(dst), stagePrefix+rand.Text()) // seen under its name when it is whole
 	err := w.copyTree(ctx, src, stage, st)
 	if err == nil {
-		err = w.root.Rename(stage, dst)
+		err = w.reveal(ctx, stage, dst, st)
 	}
 	if err != nil {
 		_ = w.root.RemoveAll(stage)
 	}
 	return err
+}
+
+// reveal gives a directory its name.
+func (w *Workspace) reveal(ctx context.Context, stage, dst string, st fs.FileInfo) error {
+	done, err := w.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if _, err := w.vacant(dst, st, false); err != nil {
+		return err
+	}
+	return w.root.Rename(stage, dst)
 }
 
 func (w *Workspace) copyTree(ctx context.Context, src, dst string, st fs.FileInfo) error {
@@ -112,7 +142,10 @@ func (w *Workspace) copyTree(ctx context.Context, src, dst string, st fs.FileInf
 		if st.IsDir() {
 			return w.copyTree(ctx, full, path.Join(dst, name), st)
 		}
-		return w.copyFile(full, path.Join(dst, name), st, false)
+		if err := w.copyFile(ctx, full, path.Join(dst, name), st, true); err != nil && !gone(err) {
+			return err
+		}
+		return nil
 	})
 	if err != nil {
 		return err
@@ -120,19 +153,27 @@ func (w *Workspace) copyTree(ctx context.Context, src, dst string, st fs.FileInf
 	return w.root.Chmod(dst, st.Mode().Perm())
 }
 
+// gone says whether a file was deleted while its directory was being read.
+func gone(err error) bool {
+	var r *Refusal
+	return errors.Is(err, fs.ErrNotExist) || errors.As(err, &r) && r.Status == 404
+}
+
 // copyFile copies a file with its mode, or a link as it is. What is neither is not copied.
-func (w *Workspace) copyFile(src, dst string, st fs.FileInfo, exclusive bool) error {
+func (w *Workspace) copyFile(ctx context.Context, src, dst string, st fs.FileInfo, exclusive bool) error {
 	if st.Mode()&fs.ModeSymlink != 0 {
 		to, err := w.root.Readlink(src)
 		if err != nil {
 			return err
 		}
-		if !exclusive {
-			if err := w.root.Remove(dst); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
+		if exclusive {
+			return w.root.Symlink(to, dst)
 		}
-		return w.root.Symlink(to, dst)
+		stage := path.Join(path.Dir(dst), stagePrefix+rand.Text())
+		if err := w.root.Symlink(to, stage); err != nil {
+			return err
+		}
+		return w.root.Rename(stage, dst)
 	}
 	if !st.Mode().IsRegular() {
 		return nil
@@ -142,6 +183,6 @@ func (w *Workspace) copyFile(src, dst string, st fs.FileInfo, exclusive bool) er
 		return err
 	}
 	defer f.Close()
-	_, err = w.replace(dst, st.Mode().Perm(), exclusive, func(to io.Writer) error { _, err := io.Copy(to, f); return err })
+	_, err = w.replace(ctx, dst, st.Mode().Perm(), exclusive, func(to *os.File) error { _, err := io.Copy(to, flow{ctx, f}); return err })
 	return err
 }

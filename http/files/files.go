@@ -1,4 +1,6 @@
-package rest
+// Package files serves the filesystem API (semantics.md §25): a call is read and checked here, wakes the pod through the agent's
+// actor, and is carried out by the file server of the agent's runner, which alone touches the disk.
+package files
 
 import (
 	"context"
@@ -6,14 +8,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"path"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/valyala/fasthttp"
 
 	"troupe/actors/agent"
 	"troupe/actors/agentclient"
@@ -32,11 +31,34 @@ const (
 	fileWithin   = 40 * time.Second // of one operation, after the pod is there
 	holdEvery    = 5 * time.Second  // a call that takes long keeps the pod up
 	maxTransfers = 1000
-	readerWithin = 30 * time.Second // a reader of a download slower than this is given up
+	partWithin   = 30 * time.Second // a part of a download
+	drainWithin  = 15 * time.Second
 	chmodBits    = 0o777
 	defaultFile  = 0o644
 	defaultDir   = 0o755
 )
+
+// Store is what the routes read.
+type Store interface {
+	agent.Watcher
+	Load(ctx context.Context, id agent.ID) (agent.Snapshot, error)
+}
+
+// Keys makes the key of a pod's file server.
+type Keys interface {
+	RuntimeKey(id agent.ID, incarnation int64) agent.Secret
+}
+
+// Config is what the routes need.
+type Config struct {
+	Store     Store
+	Agents    *agentclient.Client
+	Keys      Keys
+	Workspace *runnerproto.Workspace
+	Done      <-chan struct{} // the node stops
+}
+
+type files struct{ Config }
 
 // fileCall is one operation as read from a request, with what becomes of its result.
 type fileCall struct {
@@ -45,11 +67,13 @@ type fileCall struct {
 	show   func(raw json.RawMessage) (any, error) // nil: as it is
 }
 
-func (r *rest) fileRoutes() []route.Route {
+// Routes is the table of this room.
+func Routes(cfg Config) []route.Route {
+	r := &files{cfg}
 	fs := func(method, path, op string, body route.Body, read func(c *route.Call, f *fileCall) error) route.Route {
-		rt := feature(method, "/v1/agent/{id}/filesystem/"+path, op, body, func(c *route.Call) (route.Response, error) { return r.file(c, read) })
-		rt.Timeout, rt.Limit, rt.Tail = wakeWait+fileWithin, maxFileBody, strings.HasSuffix(path, "{path}")
-		return rt
+		return route.Route{Method: method, Path: "/v1/agent/{id}/filesystem/" + path, Op: op, Access: route.Account, Feature: true, Body: body,
+			Timeout: agentclient.WakeWait + fileWithin, Limit: maxFileBody, Tail: strings.HasSuffix(path, "{path}"),
+			Handle: func(c *route.Call) (route.Response, error) { return r.file(c, read) }}
 	}
 	raw := fs("GET", "files/{path}", "readFile", route.None, readRead)
 	raw.Handle = r.readFile
@@ -72,59 +96,80 @@ func (r *rest) fileRoutes() []route.Route {
 	}
 }
 
+// load reads the agent named in the path; another account's is 404 (TEN-1). One that may have no pod is refused (FS-8).
+func (r *files) load(c *route.Call) (agent.ID, error) {
+	id, ok := agent.ParseID(c.Param("id"))
+	if !ok {
+		return "", agent.Gone()
+	}
+	sn, err := r.Store.Load(c.Ctx, id)
+	if err != nil {
+		return "", err
+	}
+	if sn.Figures.Account != c.Caller.Account.ID || sn.Figures.Deleted {
+		return "", agent.Gone()
+	}
+	return id, nil
+}
+
 // file runs one operation: read and checked first, then the pod is woken, then the runner does it.
-func (r *rest) file(c *route.Call, read func(c *route.Call, f *fileCall) error) (route.Response, error) {
-	v, err := r.load(c)
+func (r *files) file(c *route.Call, read func(c *route.Call, f *fileCall) error) (route.Response, error) {
+	id, err := r.load(c)
 	if err != nil {
 		return route.Response{}, err
 	}
 	f := &fileCall{status: 200}
 	f.Op, f.Length = c.Route.Op, -1
-	if c.Route.Tail {
-		if f.Path, err = c.Tail(); err != nil {
-			return route.Response{}, err
-		}
-		if f.Path, err = agent.WorkspacePath(f.Path); err != nil {
-			return route.Response{}, err
-		}
+	if f.Path, err = target(c); err != nil {
+		return route.Response{}, err
 	}
 	if err := read(c, f); err != nil {
 		return route.Response{}, err
 	}
-	at, err := r.reach(c.Ctx, v)
+	at, err := r.reach(c.Ctx, id)
 	if err != nil {
 		return route.Response{}, err
 	}
 	ctx, cancel := context.WithTimeout(c.Ctx, fileWithin)
 	defer cancel()
-	release := r.hold(ctx, v.Spec.ID)
-	defer release()
+	defer r.hold(ctx, id)()
 	raw, err := r.Workspace.Call(ctx, at, &f.FileCall)
 	if err != nil {
 		return route.Response{}, err
 	}
-	res := route.Response{Status: f.status, Body: raw}
+	res := route.Response{Status: f.status, Body: []byte(raw)}
 	if f.show != nil {
 		res.Body, err = f.show(raw)
 	}
 	return res, err
 }
 
-// reach waits until the agent's file server can be reached (FS-8) and says where it is.
-func (r *rest) reach(ctx context.Context, v *view) (runnerproto.FileServer, error) {
-	if s := v.State.Status; s == agent.Stopped || s == agent.Errored {
-		return runnerproto.FileServer{}, fault.Newf(fault.Unavailable, "pod_not_running", "The agent has no pod in status %s; set its status to paused to reach its files", s)
+// target is the path that the URL names, "" for routes without one.
+func target(c *route.Call) (string, error) {
+	if !c.Route.Tail {
+		return "", nil
 	}
-	res, err := r.awaken(ctx, v.Spec.ID)
-	return runnerproto.FileServer{Endpoint: res.Endpoint, Key: r.Box.RuntimeKey(v.Spec.ID, res.Incarnation)}, err
+	p, err := c.Tail()
+	if err != nil {
+		return "", err
+	}
+	return agent.WorkspacePath(p)
 }
 
-// hold keeps the pod up while a call lasts, and counts the idle time from its end (POD-4).
-func (r *rest) hold(ctx context.Context, id agent.ID) (release func()) {
+// reach waits until the agent's file server can be reached and says where it is.
+func (r *files) reach(ctx context.Context, id agent.ID) (runnerproto.FileServer, error) {
+	res, err := agentclient.Awaken(ctx, r.Agents, r.Store, id)
+	if f := fault.Of(err); err != nil && f.Code == "agent_unavailable" {
+		err = fault.New(fault.Unavailable, "pod_not_running", f.Message+"; set its status to paused to reach its files")
+	}
+	return runnerproto.FileServer{Endpoint: res.Endpoint, Key: r.Keys.RuntimeKey(id, res.Incarnation)}, err
+}
+
+// hold keeps the pod up while a call lasts (POD-4). The goroutine ends soon after release; it is not waited for, as the caller is
+// not to wait for the agent once more.
+func (r *files) hold(ctx context.Context, id agent.ID) (release func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	ended := make(chan struct{})
-	go func() { // ends with release
-		defer close(ended)
+	go func() {
 		t := time.NewTicker(holdEvery)
 		defer t.Stop()
 		for {
@@ -136,104 +181,81 @@ func (r *rest) hold(ctx context.Context, id agent.ID) (release func()) {
 			}
 		}
 	}()
-	return func() {
-		cancel()
-		<-ended
-	}
+	return cancel
 }
 
 // readFile answers with JSON, or streams the file as it is (FS-5).
-func (r *rest) readFile(c *route.Call) (route.Response, error) {
+func (r *files) readFile(c *route.Call) (route.Response, error) {
 	if c.Query().Enum("download", "false", "true", "false") != "true" {
 		return r.file(c, readRead)
 	}
-	v, err := r.load(c)
+	id, err := r.load(c)
 	if err != nil {
 		return route.Response{}, err
 	}
-	p, err := c.Tail()
-	if err == nil {
-		p, err = agent.WorkspacePath(p)
-	}
+	p, err := target(c)
 	if err != nil {
 		return route.Response{}, err
 	}
 	if err := readRead(c, &fileCall{}); err != nil {
 		return route.Response{}, err
 	}
-	at, err := r.reach(c.Ctx, v)
+	at, err := r.reach(c.Ctx, id)
 	if err != nil {
 		return route.Response{}, err
 	}
-	ctx, cancel := context.WithCancel(context.Background()) // the body outlives the handler; each part of it has its own deadline
-	go func() {                                             // ends with the body
-		select {
-		case <-r.Done:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(c.Ctx)) // the body outlives the handler; each part of it has its own deadline
+	release := r.hold(ctx, id)
+	late := time.AfterFunc(fileWithin, cancel)
 	d, err := r.Workspace.Raw(ctx, at, p)
+	if !late.Stop() && err == nil {
+		_ = d.Body.Close()
+		err = fault.New(fault.Unavailable, "pod_not_running", "The agent's pod did not answer in time").After(10 * time.Second)
+	}
 	if err != nil {
 		cancel()
+		release()
 		return route.Response{}, err
 	}
-	body := &download{d: d, cancel: cancel, release: r.hold(ctx, v.Spec.ID)}
-	return route.Response{Status: 200, Stream: func(rc *fasthttp.RequestCtx) {
-		body.conn = rc.Conn()
-		rc.SetStatusCode(200)
-		rc.SetContentType(d.Type)
-		rc.Response.Header.Set("Content-Disposition", disposition(path.Base(p)))
-		rc.Response.Header.Set("X-Content-Type-Options", "nosniff")
-		rc.SetBodyStream(body, int(d.Size))
-	}}, nil
-}
-
-// disposition names the file to save as, in a form that every browser reads (RFC 6266).
-func disposition(name string) string {
-	plain := strings.Map(func(c rune) rune {
-		if c < ' ' || c > '~' || c == '"' || c == '\\' {
-			return '_'
+	go func() { // ends with the body; a stopping node leaves it the time that requests have
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.Done:
 		}
-		return c
-	}, name)
-	var ext strings.Builder
-	for _, b := range []byte(name) {
-		if b >= '0' && b <= '9' || b >= 'a' && b <= 'z' || b >= 'A' && b <= 'Z' || strings.IndexByte("-._~", b) >= 0 {
-			ext.WriteByte(b)
-		} else {
-			fmt.Fprintf(&ext, "%%%02X", b)
+		select {
+		case <-ctx.Done():
+		case <-time.After(drainWithin):
+			cancel()
 		}
-	}
-	return `attachment; filename="` + plain + `"; filename*=UTF-8''` + ext.String()
+	}()
+	return route.Download(path.Base(p), d.Type, d.Size, &download{d.Body, func() { cancel(); release() }, cancel}), nil
 }
 
 // download is a file on its way to the caller.
 type download struct {
-	d       *runnerproto.Download
-	conn    net.Conn
-	cancel  context.CancelFunc
-	release func()
+	io.ReadCloser
+	end  func()
+	late func()
 }
 
-// Read implements io.Reader. The deadline is for what is written before the next call.
+// Read implements io.Reader.
 func (d *download) Read(b []byte) (int, error) {
-	_ = d.conn.SetWriteDeadline(time.Now().Add(readerWithin))
-	t := time.AfterFunc(readerWithin, d.cancel) // a runner that stopped talking
+	t := time.AfterFunc(partWithin, d.late) // a runner that stopped talking
 	defer t.Stop()
-	return d.d.Body.Read(b)
+	return d.ReadCloser.Read(b)
 }
 
 // Close implements io.Closer; the server calls it when the response has ended, however it has.
 func (d *download) Close() error {
-	err := d.d.Body.Close()
-	d.cancel()
-	d.release()
-	_ = d.conn.SetWriteDeadline(time.Time{})
-	return err
+	d.end()
+	return d.ReadCloser.Close()
 }
 
-var _ io.ReadCloser = (*download)(nil)
+// readBody reads a JSON body and reports all faults at once (ERR-4).
+func readBody(c *route.Call, read func(rd field.Reader)) error {
+	return readRenamed(c, nil, func(_ *field.Value, rd field.Reader) { read(rd) })
+}
 
 func readNothing(*route.Call, *fileCall) error { return nil }
 
@@ -270,17 +292,17 @@ func small(b []byte) error {
 }
 
 // readMode reads octal permissions (FS-11).
-func readMode(rd field.Reader, fallback uint32) uint32 {
+func readMode(rd field.Reader, fallback uint32) *uint32 {
 	s, ok := rd.String("permissions", field.Text{})
 	if !ok {
-		return fallback
+		return &fallback
 	}
 	n, err := strconv.ParseUint(s, 8, 32)
 	if err != nil || len(s) < 3 || len(s) > 4 || n > chmodBits {
 		rd.Fail("permissions", "must be three octal digits, 000 to 777")
-		return fallback
 	}
-	return uint32(n)
+	mode := uint32(n)
+	return &mode
 }
 
 // at names the instant of a change as the operation does.
@@ -316,7 +338,12 @@ func readCreate(c *route.Call, f *fileCall) error {
 
 func readUpdate(c *route.Call, f *fileCall) error {
 	f.show = at("updated_at", true)
-	if err := readBody(c, func(rd field.Reader) { f.Content, f.Mode = readContent(rd), readMode(rd, 0) }); err != nil {
+	err := readBody(c, func(rd field.Reader) {
+		if f.Content = readContent(rd); rd.Has("permissions") {
+			f.Mode = readMode(rd, 0)
+		}
+	})
+	if err != nil {
 		return err
 	}
 	return small(f.Content)
@@ -503,8 +530,7 @@ func readMetadata(c *route.Call, f *fileCall) error {
 			rd.Fail("permissions", "or owner, group or tags is required")
 		}
 		if rd.Has("permissions") {
-			n := readMode(rd, 0)
-			f.Metadata.Mode = &n
+			f.Metadata.Mode = readMode(rd, 0)
 		}
 		f.Metadata.Owner, _ = rd.String("owner", field.Text{Min: 1, Max: 64})
 		f.Metadata.Group, _ = rd.String("group", field.Text{Min: 1, Max: 64})
