@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"troupe/http/files"
 	"troupe/http/gateway"
 	"troupe/http/rest"
 	"troupe/http/runnerapi"
@@ -21,6 +22,7 @@ func TestEveryOperationHasItsRoute(t *testing.T) {
 	tags := []string{"Agents", "Messaging", "Auth", "Platform Keys", "Provider Keys", "Agent Runtime", "LLM Gateway", "Observability", "Triggers", "Legacy", "MCP Servers", "Analytics", "Filesystem"}
 	routes := rest.Routes(rest.Config{})
 	routes = append(routes, runnerapi.Routes(runnerapi.Config{})...)
+	routes = append(routes, files.Routes(files.Config{})...)
 	routes = append(routes, gateway.New(gateway.Config{}).Routes()...)
 	have := map[string]string{}
 	for _, r := range routes {
