@@ -134,6 +134,10 @@ func TestFS_2_FS_3_Files(t *testing.T) {
 
 func TestFS_4_Patch(t *testing.T) {
 	f := newFiles(startWorld(t, local))
+	f.write("p", "<&>")
+	if a := f.fs("GET", "files/p", nil); !bytes.Contains(a.body, []byte(`"<&>"`)) || bytes.HasSuffix(a.body, []byte("\n")) {
+		t.Errorf("GEN-5: %q", a.body)
+	}
 	f.write("p", "0123456789")
 	for _, x := range []struct {
 		body map[string]any

@@ -100,7 +100,7 @@ func (w *Workspace) Call(ctx context.Context, at FileServer, c *FileCall) (json.
 	if len(b) > maxAnswer || !json.Valid(b) {
 		return nil, unreachable(errors.New("its answer is too large or no JSON"))
 	}
-	return b, nil
+	return bytes.TrimRight(b, "\n"), nil
 }
 
 // Download is a file that is being read. Body must be closed.

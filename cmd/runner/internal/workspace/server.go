@@ -125,5 +125,7 @@ func refusal(rw http.ResponseWriter, err error) {
 func answer(rw http.ResponseWriter, status int, v any) {
 	rw.Header().Set("Content-Type", "application/json")
 	rw.WriteHeader(status)
-	_ = json.NewEncoder(rw).Encode(v) // a caller that is gone cannot be told
+	enc := json.NewEncoder(rw)
+	enc.SetEscapeHTML(false) // it is handed on as it is (GEN-5)
+	_ = enc.Encode(v)        // a caller that is gone cannot be told
 }
