@@ -65,6 +65,21 @@ func WorkspacePath(p string) (string, error) {
 	return strings.Join(out, "/"), nil
 }
 
+// ReadFileContent reads the members "content" and "encoding" of a file (FILE-5).
+func ReadFileContent(r field.Reader) (content []byte, ok bool) {
+	enc, _ := r.String("encoding", field.Text{Enum: []string{"utf-8", "base64"}})
+	text, ok := r.String("content", field.Text{AllowNUL: true})
+	if !ok || enc != "base64" {
+		return []byte(text), ok
+	}
+	content, err := base64.StdEncoding.Strict().DecodeString(text)
+	if err != nil || strings.ContainsAny(text, "\r\n") {
+		r.Fail("content", "must be standard base64 with padding")
+		return nil, false
+	}
+	return content, true
+}
+
 // readFiles reads an array of file objects; paths seen before are reported as repeated (FILE-1).
 func readFiles(r field.Reader, name string, seen map[string]bool) []File {
 	items, ok := r.Array(name, MaxFiles)
@@ -77,18 +92,9 @@ func readFiles(r field.Reader, name string, seen map[string]bool) []File {
 		fr.Only("path", "content", "encoding")
 		fr.Require("path", "content")
 		path, okPath := readPath(fr, "path", seen)
-		enc, _ := fr.String("encoding", field.Text{Enum: []string{"utf-8", "base64"}})
-		text, okText := fr.String("content", field.Text{AllowNUL: true})
-		if !okPath || !okText {
+		content, okContent := ReadFileContent(fr)
+		if !okPath || !okContent {
 			continue
-		}
-		content := []byte(text)
-		if enc == "base64" {
-			var err error
-			if content, err = base64.StdEncoding.Strict().DecodeString(text); err != nil || strings.ContainsAny(text, "\r\n") {
-				fr.Fail("content", "must be standard base64 with padding")
-				continue
-			}
 		}
 		if len(content) > MaxFileBytes {
 			fr.Fail("content", fmt.Sprintf("must have at most %d bytes after decoding", MaxFileBytes))

@@ -43,6 +43,9 @@ func TestFENCE_1_EveryCommandCrossesASecondMember(t *testing.T) {
 		}
 		w.want(w.call("POST", "/v1/agent/update/"+id, map[string]any{"name": "renamed"}), 200)
 		w.want(w.call("POST", "/v1/agent/update/"+id, map[string]any{"files": map[string]any{"add": []any{map[string]any{"path": "f", "content": "x"}}}}), 200)
+		if got := w.want(w.call("GET", "/v1/agent/"+id+"/filesystem/files/f", nil), 200); got.str("content") != "x" { // FS-8: the wake-up crosses, the call goes to the runner
+			t.Errorf("%s", got.body)
+		}
 		if got := w.call("GET", "/v1/agent/"+id+"/runtime", nil).str("node"); got != node {
 			t.Errorf("placement is sticky, but %s moved to %s", node, got)
 		}
