@@ -106,7 +106,7 @@ func (m *Machine) lookPod() bool {
 		m.stopPod("lease_lost")
 		m.loseRunner()
 	case p.Phase == PodStarting && m.Now >= p.StartedMS+m.Set.StartTimeout.Milliseconds() && !p.Waiting:
-		m.failStart("did not attach in time")
+		m.failStart(because("did not attach in time", p.Note))
 	}
 	m.NextIncarnation()
 	return before != *p
@@ -119,8 +119,8 @@ func (m *Machine) NextIncarnation() bool {
 		return false
 	}
 	p.Incarnation++
-	p.Phase, p.StartedMS, p.Waiting = PodStarting, m.Now, false
-	p.Name = PodName(m.Spec.ID, p.Incarnation)
+	p.Phase, p.StartedMS, p.Waiting, p.Note = PodStarting, m.Now, false, ""
+	p.Name = PodName(m.Spec.ID)
 	m.head(HeadIncarnation, itoa(p.Incarnation))
 	m.head(HeadLease, "")
 	why := p.Why
@@ -147,6 +147,21 @@ func (m *Machine) failStart(why string) {
 	}
 }
 
+// because joins what happened and what the runtime said about it.
+func because(what, why string) string {
+	if why == "" {
+		return what
+	}
+	return what + ": " + why
+}
+
+// Resized takes in that the volume has been asked to grow that far.
+func (m *Machine) Resized(bytes int64) {
+	if m.S.Resize <= bytes {
+		m.S.Resize = 0
+	}
+}
+
 // Observed takes in what the runtime reports of an incarnation. Reports of older ones are ignored.
 func (m *Machine) Observed(o Observation) bool {
 	p := &m.S.Pod
@@ -161,11 +176,11 @@ func (m *Machine) Observed(o Observation) bool {
 		p.Waiting = true
 		return changed
 	case PhaseStarting, PhaseUp:
-		changed := p.Waiting || p.Node != o.Node
+		changed := p.Waiting || p.Node != o.Node || p.Note != o.Reason
 		if p.Waiting {
 			p.StartedMS = m.Now // the clock of POD-8 starts when there is room
 		}
-		p.Waiting, p.Node = false, o.Node
+		p.Waiting, p.Node, p.Note = false, o.Node, o.Reason
 		return changed
 	}
 	return false
@@ -173,11 +188,14 @@ func (m *Machine) Observed(o Observation) bool {
 
 func (m *Machine) podGone(o Observation) bool {
 	p := &m.S.Pod
+	if o.Reason == "" {
+		o.Reason = p.Note
+	}
 	switch p.Phase {
 	case PodAbsent:
 		return false
 	case PodStarting:
-		m.failStart("ended before it attached: " + o.Reason)
+		m.failStart(because("ended before it attached", o.Reason))
 	case PodStopping:
 		m.podEvent(PodNotRunning, p.Why)
 		m.rest(p.Why == "lost" || p.Why == "lease_lost" || p.Why == "detached" && p.Want)
@@ -190,7 +208,7 @@ func (m *Machine) podGone(o Observation) bool {
 		p.Why = "restarted"
 		m.rest(true)
 	}
-	p.Phase, p.Node = PodAbsent, ""
+	p.Phase, p.Node, p.Note = PodAbsent, "", ""
 	m.head(HeadIncarnation, "")
 	m.head(HeadLease, "")
 	m.F.LeaseMS = 0

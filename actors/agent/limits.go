@@ -59,6 +59,7 @@ const (
 	ShutdownGrace     = 30 * time.Second
 	StartTimeout      = 120 * time.Second   // a pod that did not attach by then has failed (POD-8)
 	SessionAge        = 90 * 24 * time.Hour // sessions are kept so long after their start (OBS-3)
+	ResizeLook        = 30 * time.Second    // a volume that was not resized is asked for again so often
 	WaitingLook       = time.Minute         // a pod that waits for room asks again so often: nodes may die, and hints with them
 	TurnLook          = 5 * time.Second     // a running turn is looked at so often: the clock finds it when its node has died (REC-1)
 	AfterTurn         = 30 * time.Second    // model calls are allowed so long after a turn's end (LLM-2)

@@ -284,6 +284,9 @@ func (m *Machine) Due() int64 {
 	if s.Pod.Phase == PodStarting && !s.Pod.Waiting {
 		due = append(due, s.Pod.StartedMS+m.Set.StartTimeout.Milliseconds())
 	}
+	if s.Resize > 0 {
+		due = append(due, m.Now+ResizeLook.Milliseconds())
+	}
 	if s.Pod.Phase == PodStopping {
 		due = append(due, m.Now+5000)
 	}

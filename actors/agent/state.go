@@ -14,6 +14,7 @@ type State struct {
 	ActiveMS       int64        `json:"active_ms,omitempty"`       // what the warmth window counts from (POD-4)
 	HoldMS         int64        `json:"hold_ms,omitempty"`         // until then a call in the workspace may be running
 	FilesDue       bool         `json:"files_due,omitempty"`       // initial files are not in the workspace yet (POD-9)
+	Resize         int64        `json:"resize,omitempty"`          // bytes that the volume is to grow to (CFG-8)
 	Update         string       `json:"update,omitempty"`          // id of a file change that is being applied (FILE-1)
 	Disk           DiskUsage    `json:"disk"`                      // last report of the runner (RUN-13)
 	Intents        []OpenIntent `json:"intents,omitempty"`         // messages to other agents on their way (MSG-14)
@@ -50,6 +51,7 @@ type Pod struct {
 	Why         string `json:"why,omitempty"`        // of the last change, for events
 	Replace     bool   `json:"replace,omitempty"`    // a new pod is due after the running turn (CFG-7)
 	Waiting     bool   `json:"waiting,omitempty"`    // wants to start, no room on the node
+	Note        string `json:"note,omitempty"`       // what keeps it from running, as the runtime says
 }
 
 // Phase is how far the present incarnation has come.
@@ -171,9 +173,17 @@ func (t *Turn) Entry(id MessageID) *Entry {
 	return nil
 }
 
-// PodName is the deterministic name of an agent's pod.
-func PodName(id ID, incarnation int64) string {
-	return "agent-" + string(id) + "-" + itoa(incarnation)
+// PhaseText is the phase for people, with what keeps the pod from running.
+func PhaseText(p *Pod) string {
+	if p.Note == "" || p.Phase == PodAbsent {
+		return string(p.Phase)
+	}
+	return string(p.Phase) + ": " + p.Note
+}
+
+// PodName is the name of an agent's pod, the same for every incarnation.
+func PodName(id ID) string {
+	return "agent-" + string(id)
 }
 
 // Card is what lists of agents show; it is stored beside the snapshot so that a list reads little.

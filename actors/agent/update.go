@@ -1,5 +1,7 @@
 package agent
 
+import "slices"
+
 // Update stores a merged spec (CFG-5): one step, a new configuration version, and word to the runner.
 func (m *Machine) Update(next Spec, changed []string, balance Opt[int64]) {
 	if balance.Given() {
@@ -11,6 +13,9 @@ func (m *Machine) Update(next Spec, changed []string, balance Opt[int64]) {
 	next.ConfigVersion++
 	next.UpdatedMS = max(m.Now, next.UpdatedMS+1) // it changes even within one millisecond
 	m.PutSpec(next)
+	if slices.Contains(changed, "pvc_size") {
+		m.S.Resize, _ = QuantityBytes(next.PVCSize)
+	}
 	restart := ReplacesPod(changed) && (m.S.Pod.Phase == PodUp || m.S.Pod.Phase == PodStarting)
 	if restart {
 		m.S.Pod.Replace = true

@@ -74,6 +74,7 @@ type Deps struct {
 	Node      string
 	Hint      func(agent.ID)  // to another agent; must not block
 	URLs      func() []string // base URLs of live nodes, this one first
+	Base      string          // base URL under which runners reach any of them; "": this node's
 	Log       *slog.Logger
 	Metrics   Metrics
 }

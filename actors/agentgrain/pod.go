@@ -28,6 +28,7 @@ type podWish struct {
 	deleting bool
 	grace    time.Duration
 	idle     time.Time
+	resize   int64
 }
 
 // wishKey is what makes a wish another one.
@@ -36,8 +37,9 @@ type wishKey struct {
 	incarnation int64
 	deleting    bool
 	busy        bool
-	again       int64 // grows while the pod waits for room
+	again       int64 // grows while the pod waits for room, or its volume for more
 	held        int64 // grows with calls in the workspace
+	resize      int64
 }
 
 // fileWish is a file change to be applied by the runner.
@@ -51,6 +53,7 @@ type fileWish struct {
 type podReport struct {
 	obs     agent.Observation
 	deleted bool
+	resized int64
 	err     error
 }
 
@@ -111,7 +114,18 @@ func (p *podChild) do(w podWish) (r podReport) {
 		defer cancel()
 		return f(ctx)
 	}
+	if w.resize > 0 { // whatever comes of it, the pod is looked after
+		err := run(startTimeout, func(ctx context.Context) error { return rt.Resize(ctx, p.id, w.resize) })
+		if err != nil {
+			p.d.Log.Warn("volume was not resized", "agent_id", p.id, "bytes", w.resize, "err", err)
+		}
+		if err == nil || fault.Is(err, fault.Invalid) {
+			r.resized = w.resize
+		}
+	}
 	switch {
+	case w.phase == agent.PodAbsent && !w.deleting:
+		return r // nothing else is to be looked at
 	case w.deleting && w.phase == agent.PodAbsent:
 		r.err = run(stopTimeout, func(ctx context.Context) error { return rt.Delete(ctx, p.id) })
 		r.deleted = r.err == nil
@@ -122,6 +136,10 @@ func (p *podChild) do(w podWish) (r podReport) {
 		return r
 	case w.phase == agent.PodStarting:
 		if r.err = run(startTimeout, func(ctx context.Context) error { return rt.Start(ctx, w.spec) }); r.err != nil {
+			r.obs = agent.Observation{Agent: p.id, Incarnation: w.spec.Incarnation, Phase: agent.PhaseStarting, Reason: fault.Of(r.err).Message}
+			if fault.Is(r.err, fault.Invalid) { // no repetition helps
+				r.obs.Phase, r.err = agent.PhaseGone, nil
+			}
 			return r
 		}
 	case w.phase == agent.PodUp:
@@ -180,7 +198,7 @@ func (d *Deps) change(ctx context.Context, id agent.ID, which string) (c agent.F
 
 func (g *Grain) tellPod(c actor.Context, m *agent.Machine) {
 	p := &m.S.Pod
-	transit := p.Phase == agent.PodStarting || p.Phase == agent.PodStopping || m.S.Deleting
+	transit := p.Phase == agent.PodStarting || p.Phase == agent.PodStopping || m.S.Deleting || m.S.Resize > 0
 	if !transit && p.Phase != agent.PodUp {
 		if g.pod != nil {
 			c.Unwatch(g.pod)
@@ -195,7 +213,7 @@ func (g *Grain) tellPod(c actor.Context, m *agent.Machine) {
 		g.pod = c.Spawn(actor.PropsFromProducer(func() actor.Actor { return &podChild{d: g.d, id: g.id} }))
 		c.Watch(g.pod)
 	}
-	w := podWish{phase: p.Phase, deleting: m.S.Deleting}
+	w := podWish{phase: p.Phase, deleting: m.S.Deleting, resize: m.S.Resize}
 	w.spec.Incarnation = p.Incarnation
 	switch p.Phase {
 	case agent.PodStarting:
@@ -215,9 +233,12 @@ func (g *Grain) tellPod(c actor.Context, m *agent.Machine) {
 			w.idle = time.UnixMilli(max(m.S.ActiveMS, m.S.HoldMS))
 		}
 	}
-	k := wishKey{w.phase, w.spec.Incarnation, w.deleting, w.idle.IsZero(), 0, m.S.HoldMS / 10_000}
+	k := wishKey{w.phase, w.spec.Incarnation, w.deleting, w.idle.IsZero(), 0, m.S.HoldMS / 10_000, m.S.Resize}
 	if p.Phase == agent.PodStarting && p.Waiting {
 		k.again = m.Now / agent.WaitingLook.Milliseconds()
+	}
+	if m.S.Resize > 0 {
+		k.again = m.Now / agent.ResizeLook.Milliseconds()
 	}
 	if k != g.wished { // told once; Observe asks again
 		g.wished = k
@@ -239,6 +260,11 @@ func (g *Grain) tellPod(c actor.Context, m *agent.Machine) {
 func (g *Grain) observed(c actor.Context, r podReport) {
 	if r.err != nil {
 		g.d.Log.Warn("pod operation failed", "agent_id", g.id, "err", r.err)
+		if r.obs.Reason != "" {
+			if _, err := g.step(c, nil, func(m *agent.Machine) (any, error) { m.Observed(r.obs); return nil, nil }); g.gone || fault.Is(err, fault.Fenced) {
+				return
+			}
+		}
 		g.wished = wishKey{} // told again after a pause
 		g.arm(time.Second)
 		return
@@ -249,6 +275,7 @@ func (g *Grain) observed(c actor.Context, r podReport) {
 	}
 	if _, err := g.step(c, nil, func(m *agent.Machine) (any, error) {
 		m.Observed(r.obs)
+		m.Resized(r.resized)
 		return nil, nil
 	}); err != nil && !fault.Is(err, fault.Fenced) {
 		g.arm(reloadPause)
@@ -300,7 +327,6 @@ func (d *Deps) dropKeys(ctx context.Context, spec *agent.Spec) error {
 // podSpec makes what the runtime needs to start an incarnation; the environment is that of POD-3.
 func (d *Deps) podSpec(s *agent.Spec, incarnation int64) (agent.PodSpec, error) {
 	key := d.Sealer.RuntimeKey(s.ID, incarnation)
-	urls := d.URLs()
 	env := map[string]agent.Secret{}
 	for _, name := range s.EnvNames() {
 		v, err := d.Sealer.Open(string(s.ID), agent.SlotEnv(name), s.Sealed[agent.SlotEnv(name)])
@@ -309,8 +335,8 @@ func (d *Deps) podSpec(s *agent.Spec, incarnation int64) (agent.PodSpec, error) 
 		}
 		env[name] = agent.NewSecret(v)
 	}
-	base := ""
-	if len(urls) > 0 {
+	base := d.Base
+	if urls := d.URLs(); base == "" && len(urls) > 0 {
 		base = urls[0]
 	}
 	for name, v := range map[string]string{
@@ -320,6 +346,6 @@ func (d *Deps) podSpec(s *agent.Spec, incarnation int64) (agent.PodSpec, error) 
 		env[name] = agent.NewSecret(v)
 	}
 	size, _ := agent.QuantityBytes(s.PVCSize)
-	return agent.PodSpec{Agent: s.ID, Incarnation: incarnation, Name: agent.PodName(s.ID, incarnation), Env: env, SizeBytes: size,
+	return agent.PodSpec{Agent: s.ID, Incarnation: incarnation, Name: agent.PodName(s.ID), Env: env, SizeBytes: size,
 		Ephemeral: s.Config.Memory.Persistence == "ephemeral"}, nil
 }

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -101,9 +103,6 @@ func (r *Runtime) Close() {
 	r.once.Do(func() { close(r.stop) })
 	r.wg.Wait()
 }
-
-// Sandbox names the isolation in force: bubblewrap or none.
-func (r *Runtime) Sandbox() string { return r.box.name() }
 
 func (r *Runtime) dir(id agent.ID, part string) string {
 	return filepath.Join(r.o.Dir, "agents", string(id), part)
@@ -382,3 +381,22 @@ func (r *Runtime) Live() int {
 	defer r.mu.Unlock()
 	return len(r.live)
 }
+
+// Resizable implements agent.Runtime: a directory grows by itself.
+func (r *Runtime) Resizable(context.Context, agent.ID) error { return nil }
+
+// Resize implements agent.Runtime.
+func (r *Runtime) Resize(context.Context, agent.ID, int64) error { return nil }
+
+// Serves implements agent.Runtime: local runners live on this host.
+func (r *Runtime) Serves(_ agent.ID, endpoint string) bool {
+	u, err := url.Parse(endpoint)
+	if err != nil || u.Scheme != "http" || u.Port() == "" || u.User != nil || u.Path != "" || u.RawQuery != "" {
+		return false
+	}
+	ip, err := netip.ParseAddr(u.Hostname())
+	return err == nil && ip.IsLoopback()
+}
+
+// Describe says in a word where agents run.
+func (r *Runtime) Describe() string { return "local processes, sandbox " + r.box.name() }

@@ -96,7 +96,7 @@ func TestContract(t *testing.T) {
 
 func podSpec() agent.PodSpec {
 	id := agent.ID(agent.NewUUID())
-	return agent.PodSpec{Agent: id, Incarnation: 1, Name: agent.PodName(id, 1), Env: map[string]agent.Secret{}}
+	return agent.PodSpec{Agent: id, Incarnation: 1, Name: agent.PodName(id), Env: map[string]agent.Secret{}}
 }
 
 // until polls the outside world.

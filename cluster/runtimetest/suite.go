@@ -41,7 +41,7 @@ func Run(t *testing.T, open func(t *testing.T) *Place) {
 
 func spec(incarnation int64) agent.PodSpec {
 	id := agent.ID(agent.NewUUID())
-	return agent.PodSpec{Agent: id, Incarnation: incarnation, Name: agent.PodName(id, incarnation),
+	return agent.PodSpec{Agent: id, Incarnation: incarnation, Name: agent.PodName(id),
 		Env: map[string]agent.Secret{"AGENT_UUID": agent.NewSecret(string(id)), "CUSTOM": agent.NewSecret("with space")}, SizeBytes: 1 << 30}
 }
 
@@ -90,7 +90,7 @@ func testOne(t *testing.T, p *Place) {
 	}
 	must(t, p.Runtime.Start(ctx, s)) // repeatable
 	next := s
-	next.Incarnation, next.Name = 2, agent.PodName(s.Agent, 2)
+	next.Incarnation = 2
 	if err := p.Runtime.Start(ctx, next); !fault.Is(err, fault.Conflict) {
 		t.Errorf("a second incarnation beside the first: %v", err)
 	}
@@ -125,7 +125,7 @@ func testEnvironment(t *testing.T, p *Place) {
 func testVolume(t *testing.T, p *Place) {
 	ctx, s := context.Background(), spec(1)
 	for n := range 3 {
-		s.Incarnation, s.Name = int64(n+1), agent.PodName(s.Agent, int64(n+1))
+		s.Incarnation = int64(n + 1)
 		must(t, p.Runtime.Start(ctx, s))
 		p.wait(t, s.Agent, fmt.Sprintf("start %d", n+1), func(agent.Observation) bool { return p.started(s.Agent) == n+1 })
 		must(t, p.Runtime.Stop(ctx, s.Agent, s.Incarnation, 5*time.Second))

@@ -52,7 +52,7 @@ func config(environ []string) (serve.Config, error) {
 		env[k] = v
 	}
 	c := serve.Config{API: env["SHINZO_INTERNAL_API_URL"], Key: env["SHINZO_API_KEY"], Base: env["ANTHROPIC_BASE_URL"], Home: env["HOME"],
-		Workspace: env["WORKSPACE_PATH"], RunDir: env["TROUPE_RUN_DIR"], Listen: env["TROUPE_FILES_LISTEN"], Version: version, Headers: map[string]string{},
+		Workspace: env["WORKSPACE_PATH"], RunDir: env["TROUPE_RUN_DIR"], Listen: env["TROUPE_FILES_LISTEN"], EmptyMemory: env["TROUPE_EMPTY_MEMORY"] != "", Version: version, Headers: map[string]string{},
 		NewID: func() string { return uuid.Must(uuid.NewV7()).String() }}
 	if c.Listen == "" {
 		c.Listen = "127.0.0.1:0"

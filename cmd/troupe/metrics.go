@@ -26,6 +26,8 @@ type metrics struct {
 	llmTokens   *prometheus.CounterVec
 	llmCalls    *prometheus.CounterVec
 	restarts    *prometheus.CounterVec
+	kube        *prometheus.CounterVec
+	orphans     prometheus.Gauge
 }
 
 func newMetrics() *metrics {
@@ -43,7 +45,9 @@ func newMetrics() *metrics {
 	m.llmTokens = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "troupe_llm_tokens_total", Help: "Tokens of model calls."}, []string{"type", "model"})
 	m.llmCalls = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "troupe_llm_requests_total", Help: "Model calls by answer."}, []string{"code"})
 	m.restarts = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "troupe_activation_failures_total", Help: "Activations stopped because they panicked."}, []string{"kind"})
-	m.reg.MustRegister(m.requests, m.seconds, m.sendAck, m.activations, m.turns, m.wakes, m.pods, m.fenced, m.llmTokens, m.llmCalls, m.restarts,
+	m.kube = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "troupe_kubernetes_calls_total", Help: "Calls to the Kubernetes API server."}, []string{"op", "outcome"})
+	m.orphans = prometheus.NewGauge(prometheus.GaugeOpts{Name: "troupe_orphan_volumes", Help: "Volumes whose agent the store does not know, as the sweeping node saw last."})
+	m.reg.MustRegister(m.kube, m.orphans, m.requests, m.seconds, m.sendAck, m.activations, m.turns, m.wakes, m.pods, m.fenced, m.llmTokens, m.llmCalls, m.restarts,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -51,6 +55,15 @@ func newMetrics() *metrics {
 func (m *metrics) Request(route, method string, code int, took time.Duration) {
 	m.requests.WithLabelValues(route, method, strconv.Itoa(code)).Inc()
 	m.seconds.WithLabelValues(route, method).Observe(took.Seconds())
+}
+
+// Kubernetes counts a call to the API server.
+func (m *metrics) Kubernetes(op string, err error) {
+	outcome := "ok"
+	if err != nil {
+		outcome = "error"
+	}
+	m.kube.WithLabelValues(op, outcome).Inc()
 }
 
 func (m *metrics) Fenced(kind string) { m.fenced.WithLabelValues(kind).Inc() }

@@ -23,7 +23,6 @@ import (
 	"troupe/actors/clockgrain"
 	"troupe/actors/fault"
 	"troupe/cluster/member"
-	"troupe/cluster/process"
 	"troupe/http/auth"
 	"troupe/http/egress"
 	"troupe/http/files"
@@ -69,13 +68,15 @@ type node struct {
 	metrics *metrics
 	cluster *member.Node
 	agents  *agentclient.Client
-	runtime *process.Runtime
+	runtime runtime
+	sweep   func(context.Context) // looks for orphans; nil where there are none
 	gate    *gateway.Gateway
 	mcp     *mcp.Keeper
 	keeper  *clockgrain.Keeper
 	server  *route.Server
 	inner   *http.Server
 	addr    string
+	quit    chan struct{} // closed when the node stops
 	lost    chan struct{} // the member lease is lost: the process must start anew
 	wg      sync.WaitGroup
 }
@@ -83,7 +84,7 @@ type node struct {
 // startNode opens everything in the order of dependence. The API accepts messages as soon as the store is open; what
 // needs actors waits for the cluster's first topology.
 func startNode(ctx context.Context, cfg Config, log *slog.Logger) (_ *node, err error) {
-	n := &node{cfg: cfg, log: log, metrics: newMetrics(), lost: make(chan struct{})}
+	n := &node{cfg: cfg, log: log, metrics: newMetrics(), lost: make(chan struct{}), quit: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			n.stop()
@@ -104,8 +105,7 @@ func startNode(ctx context.Context, cfg Config, log *slog.Logger) (_ *node, err 
 	}
 	n.addr = l.Addr().String()
 	set := n.settings()
-	if n.runtime, err = process.New(process.Options{Dir: cfg.DataDir, Runner: cfg.Runner, Limit: cfg.ProcessLimit, Sandbox: process.Mode(cfg.Sandbox), Log: log,
-		OnChange: func(id agent.ID) { n.agents.Observe(id) }, OnRoom: func(id agent.ID) { n.agents.Yield(id) }}); err != nil {
+	if err = n.openRuntime(); err != nil {
 		_ = l.Close()
 		return nil, err
 	}
@@ -122,6 +122,10 @@ func startNode(ctx context.Context, cfg Config, log *slog.Logger) (_ *node, err 
 	n.serve(l, set, authn)
 	n.keeper = clockgrain.Keep(n.st.Shards(), n.agents.Reach)
 	n.cluster.Provider.Changed(n.keeper.Hurry)
+	if n.sweep != nil {
+		n.wg.Add(1)
+		go n.sweeps()
+	}
 	return n, nil
 }
 
@@ -201,7 +205,7 @@ func (n *node) join(set agent.Settings) error {
 		return err
 	}
 	deps := &agentgrain.Deps{Store: n.st, Places: n.st, Runtime: n.runtime, Workspace: runnerproto.NewWorkspace(), Sealer: n.box, Settings: set,
-		Hint: func(id agent.ID) { n.agents.Hint(id) }, Node: n.cfg.NodeName, URLs: n.urls, Log: n.log, Metrics: n.metrics}
+		Hint: func(id agent.ID) { n.agents.Hint(id) }, Node: n.cfg.NodeName, URLs: n.urls, Base: strings.TrimSuffix(n.cfg.InternalURL, "/"), Log: n.log, Metrics: n.metrics}
 	host, port, _ := net.SplitHostPort(n.cfg.ClusterListen)
 	p, _ := strconv.Atoi(port)
 	n.cluster = member.Start(n.st, member.Config{Name: clusterName, Host: host, Port: p, Advertised: n.cfg.ClusterAdvert, TTL: n.cfg.LeaseTTL, Log: n.log,
@@ -226,12 +230,13 @@ func (n *node) serve(l net.Listener, set agent.Settings, authn *auth.Service) {
 	n.mcp = &mcp.Keeper{Store: n.st, Box: n.box, Reach: &mcp.Reach{HTTP: egress.Client(set, 0), Version: version}, Log: n.log}
 	rcfg := rest.Config{Store: n.st, Auth: authn, Box: n.box, Agents: n.agents, Settings: set, AgentLimit: n.cfg.AgentLimit, PublicURL: n.cfg.PublicURL,
 		RateLimit: n.cfg.RateLimit, Closed: !n.cfg.Registration, Prober: n.gate, Cluster: n.clusterHealth, Members: membership{n.cluster}, Shards: n.st.Shards(), Accepted: func(d time.Duration) { n.metrics.sendAck.Observe(d.Seconds()) }, Done: done}
+	rcfg.Volumes = n.runtime
 	rcfg.MCP, rcfg.OAuthOrigins = n.mcp, n.cfg.OAuthOrigins
 	if n.cfg.PublicMetrics {
 		rcfg.Scrape = n.metrics.page
 	}
 	routes := rest.Routes(rcfg)
-	routes = append(routes, runnerapi.Routes(runnerapi.Config{Store: n.st, Agents: n.agents, Settings: set, URLs: n.urls, Done: done, MCP: n.mcp})...)
+	routes = append(routes, runnerapi.Routes(runnerapi.Config{Store: n.st, Agents: n.agents, Settings: set, URLs: n.urls, Serves: n.runtime.Serves, Done: done, MCP: n.mcp})...)
 	routes = append(routes, files.Routes(files.Config{Store: n.st, Agents: n.agents, Keys: n.box, Workspace: runnerproto.NewWorkspace(), Done: done})...)
 	routes = append(routes, n.gate.Routes()...)
 	n.server = route.New(route.Config{Auth: authn, Counters: n.st, RateLimit: n.cfg.RateLimit, GuestLimit: n.cfg.GuestLimit, Metrics: n.metrics, Log: n.log, MaxBody: maxBody}, routes)
@@ -332,6 +337,7 @@ func (n *node) administrator(ctx context.Context) (account.Account, error) {
 // stop is the ordered end (REC-9): the activations move to other members while requests are still served and forwarded; then no
 // new requests, what runs finishes, and the lease is given up.
 func (n *node) stop() {
+	close(n.quit)
 	if n.keeper != nil {
 		n.keeper.Stop()
 	}

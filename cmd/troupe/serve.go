@@ -130,7 +130,7 @@ func serveOnce(ctx context.Context, cfg Config, log *slog.Logger, again bool) (l
 // announce prints where the node is and what it uses. In dev this is for people, on stdout.
 func (n *node) announce(took time.Duration) {
 	model := n.upstream()
-	n.log.Info("listening", "addr", n.addr, "model", model, "sandbox", n.runtime.Sandbox(), "took", took.Round(time.Millisecond))
+	n.log.Info("listening", "addr", n.addr, "model", model, "agents", n.runtime.Describe(), "took", took.Round(time.Millisecond))
 	if !n.cfg.dev {
 		return
 	}
@@ -139,6 +139,6 @@ func (n *node) announce(took time.Duration) {
 	if n.cfg.BootstrapKey == "" {
 		fmt.Fprintf(&b, "  API key:  %s\n", filepath.Join(n.cfg.DataDir, "api.key"))
 	}
-	fmt.Fprintf(&b, "  data:     %s\n  model:    %s\n  agents:   local processes, sandbox %s\n", n.cfg.DataDir, model, n.runtime.Sandbox())
+	fmt.Fprintf(&b, "  data:     %s\n  model:    %s\n  agents:   %s\n", n.cfg.DataDir, model, n.runtime.Describe())
 	fmt.Print(b.String())
 }

@@ -52,6 +52,7 @@ var arrows = map[string]string{
 	"actors/clockgrain":       "actors/agent actors/fault actors/protocol cluster/member github.com/asynkron/protoactor-go",
 	"cluster/member":          "actors/agent actors/fault github.com/asynkron/protoactor-go google.golang.org/grpc",
 	"cluster/process":         "actors/agent actors/fault",
+	"cluster/pods":            "actors/agent actors/fault k8s.io/client-go k8s.io/api k8s.io/apimachinery",
 	"persistence/redisstore":  "actors/agent actors/account actors/fault github.com/redis/go-redis",
 	"persistence/sqlitestore": "actors/agent actors/account actors/fault modernc.org/sqlite",
 	"persistence/seal":        "actors/agent",

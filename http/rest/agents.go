@@ -185,8 +185,14 @@ func (r *rest) update(c *route.Call) (route.Response, error) {
 	if err != nil {
 		return route.Response{}, err
 	}
-	if _, _, err := patch.Apply(v.Spec, r.seal, r.Settings); err != nil { // refused before anything is woken
+	next, _, err := patch.Apply(v.Spec, r.seal, r.Settings)
+	if err != nil { // refused before anything is woken
 		return route.Response{}, err
+	}
+	if next.PVCSize != v.Spec.PVCSize {
+		if err := r.Volumes.Resizable(c.Ctx, v.Spec.ID); err != nil { // CFG-8
+			return route.Response{}, err
+		}
 	}
 	if key, given := patch.Secrets[agent.SlotAnthropic]; given && key == nil {
 		without := v.Spec.Clone()
@@ -236,7 +242,7 @@ func (r *rest) runtime(c *route.Call) (route.Response, error) {
 	s, f := &x.State, &x.Figures
 	out := api.AgentRuntime{AgentUUID: string(v.Spec.ID), Status: string(s.Status), Node: x.Node, Epoch: x.Epoch, ActivatedAt: agent.Stamp(x.ActivatedMS),
 		Mailbox: x.Mailbox, Timers: []api.RuntimeTimer{}}
-	out.Pod = api.RuntimePod{Status: string(agent.PodStatusOf(s, f)), Phase: text(string(s.Pod.Phase)), Node: text(s.Pod.Node), Incarnation: s.Pod.Incarnation,
+	out.Pod = api.RuntimePod{Status: string(agent.PodStatusOf(s, f)), Phase: text(agent.PhaseText(&s.Pod)), Node: text(s.Pod.Node), Incarnation: s.Pod.Incarnation,
 		FailedStarts: s.Pod.Failed}
 	if s.Pod.Phase != agent.PodAbsent {
 		out.Pod.Name, out.Pod.StartedAt = text(s.Pod.Name), agent.StampOrNil(s.Pod.StartedMS)

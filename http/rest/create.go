@@ -51,7 +51,7 @@ func (r *rest) legacyCreate(c *route.Call) (route.Response, error) {
 		}
 		cfg := configuration(&v.Spec)
 		return api.LegacyAgentCreated{UUID: agent.PrefixAgent + string(v.Spec.ID), Name: v.Spec.Name, Description: v.Spec.Description, Status: "active",
-			CreatedAt: agent.Stamp(v.Spec.CreatedMS), EndpointURL: r.base(c) + "/v1/agent/" + string(v.Spec.ID), ContainerID: agent.PodName(v.Spec.ID, 1),
+			CreatedAt: agent.Stamp(v.Spec.CreatedMS), EndpointURL: r.base(c) + "/v1/agent/" + string(v.Spec.ID), ContainerID: agent.PodName(v.Spec.ID),
 			PlatformKey: key, WebhookSecret: cr.secret,
 			Configuration: api.LegacyConfiguration{TimeoutSeconds: cfg.TimeoutSeconds, Memory: cfg.Memory, Webhooks: patch.WebhookNames}}, nil
 	}

@@ -49,6 +49,11 @@ type Prober interface {
 	Probe(ctx context.Context, key agent.Secret, base string) error
 }
 
+// Volumes knows whether an agent's volume may grow; fault.Invalid if not.
+type Volumes interface {
+	Resizable(ctx context.Context, id agent.ID) error
+}
+
 // Mailer sends verification mails. Without one, accounts are verified at once (AUTH-5).
 type Mailer interface {
 	Send(ctx context.Context, to, subject, text string) error
@@ -67,6 +72,7 @@ type Config struct {
 	Closed     bool // no new accounts
 	Mailer     Mailer
 	Prober     Prober
+	Volumes    Volumes
 	Scrape     func() []byte // the metrics page; nil: not served here
 	Cluster    func() (latency time.Duration, err error)
 	Accepted   func(took time.Duration)

@@ -7,8 +7,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net/netip"
-	"net/url"
 	"strings"
 	"time"
 
@@ -43,8 +41,9 @@ type Config struct {
 	Agents   *agentclient.Client
 	Settings agent.Settings
 	MCP      *mcp.Keeper
-	URLs     func() []string // base URLs of live nodes
-	Done     <-chan struct{} // streams end then
+	URLs     func() []string                         // base URLs of live nodes
+	Serves   func(id agent.ID, endpoint string) bool // whether an agent's file server may be there; the node will call it
+	Done     <-chan struct{}                         // streams end then
 }
 
 type api struct{ Config }
@@ -217,8 +216,8 @@ func (a *api) attach(c *route.Call) (route.Response, error) {
 		rd.String("sdk_session_id", field.Text{Max: 200, Nullable: true})
 		at.Metering, _ = rd.String("metering", field.Text{Enum: []string{agent.MeteringGateway, agent.MeteringRunner}})
 		at.Turn = turnID(rd, "current_turn_id")
-		if at.Endpoint, _ = rd.String("workspace_endpoint", field.Text{Max: 2048}); at.Endpoint != "" && !a.endpoint(at.Endpoint) {
-			rd.Fail("workspace_endpoint", "must be an http URL with a loopback address and a port")
+		if at.Endpoint, _ = rd.String("workspace_endpoint", field.Text{Max: 2048}); at.Endpoint != "" && !a.Serves(c.Runner.Agent, at.Endpoint) {
+			rd.Fail("workspace_endpoint", "must be the http URL of the file server in this agent's pod")
 		}
 	})
 	if err != nil {
@@ -249,17 +248,6 @@ func (a *api) attach(c *route.Call) (route.Response, error) {
 		out.OpenSession = session(x.Session, x.Start)
 	}
 	return a.nodes(route.OK(out)), nil
-}
-
-// endpoint says whether a file server may be where the runner says it is. The node will call it, so a runner must not be
-// able to aim the node at other machines: local runners live on this host.
-func (a *api) endpoint(raw string) bool {
-	u, err := url.Parse(raw)
-	if err != nil || u.Scheme != "http" || u.Port() == "" || u.User != nil || u.Path != "" || u.RawQuery != "" {
-		return false
-	}
-	ip, err := netip.ParseAddr(u.Hostname())
-	return err == nil && ip.IsLoopback()
 }
 
 func session(s *agent.Session, start string) *runnerproto.Session {

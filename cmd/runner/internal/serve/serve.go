@@ -36,12 +36,14 @@ type Config struct {
 	Headers   map[string]string
 	Home      string
 	Workspace string
-	RunDir    string // holds the lock; "" in a pod, where the kubelet keeps processes apart
+	RunDir    string // holds the lock; "": none is taken
 	Listen    string // of the file server
-	Version   string
-	Env       []string // of the shell tool
-	NewID     func() string
-	Log       *slog.Logger
+	// EmptyMemory removes the memory when the pod starts, not when only this process does (CFG-11): RunDir lives as long as the pod.
+	EmptyMemory bool
+	Version     string
+	Env         []string // of the shell tool
+	NewID       func() string
+	Log         *slog.Logger
 }
 
 // ErrReplaced ends a runner that the control plane has replaced.
@@ -91,6 +93,11 @@ func Run(ctx context.Context, cfg Config) error {
 			return err
 		}
 	}
+	if cfg.EmptyMemory {
+		if err := emptyMemory(cfg.Home, cfg.RunDir); err != nil {
+			return err
+		}
+	}
 	ws, err := workspace.Open(cfg.Workspace, cfg.Home)
 	if err != nil {
 		return fmt.Errorf("open the workspace: %w", err)
@@ -123,6 +130,18 @@ func lock(dir string) (func(), error) {
 		return nil, errors.New("another runner holds the lock of this agent")
 	}
 	return func() { _ = f.Close() }, nil
+}
+
+// emptyMemory removes the memory, once per life of the run directory.
+func emptyMemory(home, runDir string) error {
+	mark := filepath.Join(runDir, "memory-emptied")
+	if _, err := os.Stat(mark); err == nil {
+		return nil
+	}
+	if err := os.RemoveAll(filepath.Join(home, ".memory")); err != nil {
+		return err
+	}
+	return os.WriteFile(mark, nil, 0o600)
 }
 
 func (r *runner) run(parent context.Context) error {
