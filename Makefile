@@ -4,7 +4,7 @@ VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  = -s -w -X main.version=$(VERSION)
 PKGS     = ./...
 
-.PHONY: help build test test-fast race lint generate rules demo bench chaos fuzz deps clean ci
+.PHONY: help build test test-fast race lint generate manifests rules demo bench chaos e2e fuzz deps clean ci
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,9 @@ lint: ## vet, formatting, tidy module, generated files up to date
 generate: ## make the generated files anew (needs protoc)
 	cd actors/protocol && PATH="$$($(GO) env GOPATH)/bin:$$PATH" protoc --go_out=../.. --go_opt=module=troupe -I . envelope.proto
 
+manifests: ## make the plain Kubernetes manifests anew from the chart
+	cd deploy/e2e && $(GO) test -count=1 -run '^TestTheManifestsAreTheCharts$$' . -update
+
 rules: ## the table of contract rules and the tests that quote them; fails if a finished section has a rule without a test
 	@$(GO) test -count=1 -run '^TestRules$$' -v ./http/api | grep -v '^=== \|^--- \|^ok\|^PASS'
 
@@ -44,6 +47,9 @@ bench: deps build ## throughput, latency and cost, as ratios to references of th
 
 chaos: deps build ## break a cluster of three nodes on purpose: DURATION=1m STORE=single|sentinel|cluster SEED= ONLY='node kill -9'
 	$(GO) run ./cmd/chaos -bin bin -duration $(or $(DURATION),1m) -store $(or $(STORE),single) $(if $(SEED),-seed $(SEED)) $(if $(ONLY),-only '$(ONLY)')
+
+e2e: ## the end-to-end suite on a real Kubernetes of its own (root, Debian): RUN='TestPOD_4' KEEP=1
+	bash deploy/e2e/run.sh
 
 fuzz: ## fuzz parsers, merges and templates for a minute each
 	@for f in $$(grep -rhoE '^func Fuzz[A-Za-z0-9_]+' actors http | awk '{print $$2}'); do \

@@ -11,6 +11,7 @@ import (
 
 	"github.com/asynkron/protoactor-go/actor"
 	"github.com/asynkron/protoactor-go/cluster"
+	"golang.org/x/sync/singleflight"
 
 	"troupe/actors/agent"
 	"troupe/actors/fault"
@@ -38,6 +39,7 @@ type Client struct {
 	mu    sync.Mutex
 	known map[agent.ID]known
 	hints chan struct{} // bounds hints on their way to other members
+	wakes singleflight.Group
 }
 
 // known is where an activation was found. Elsewhere it may end without our knowing, so that is trusted only for a while.

@@ -3,6 +3,8 @@ package agentclient
 import (
 	"context"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -118,5 +120,71 @@ func TestTrap14_AddressesAreForgotten(t *testing.T) {
 	c.find("b")
 	if len(c.known) > maxCached {
 		t.Errorf("%d addresses are kept", len(c.known))
+	}
+}
+
+// watcher tells of no change.
+type watcher struct{}
+
+func (watcher) Watch(agent.ID, func()) (stop func()) { return func() {} }
+
+// TestPOD_6_AThousandThatWaitAskOnce: calls for one workspace share one question, and one that gives up leaves it to the others.
+func TestPOD_6_AThousandThatWaitAskOnce(t *testing.T) {
+	var asked atomic.Int64
+	release := make(chan struct{})
+	c := asking(t, func(x actor.Context) {
+		if _, ok := x.Message().(*protocol.Command); ok {
+			asked.Add(1)
+			<-release
+			x.Respond(protocol.Answer(protocol.WakeResult{Ready: true, Endpoint: "http://here"}, nil))
+		}
+	})
+	impatient, giveUp := context.WithCancel(t.Context())
+	gone := make(chan error)
+	go func() {
+		_, err := Awaken(impatient, c, watcher{}, "a")
+		gone <- err
+	}()
+	for asked.Load() == 0 {
+		time.Sleep(time.Millisecond) // until the first one asks
+	}
+	const n = 1000
+	ends, begun := make(chan error, n), sync.WaitGroup{}
+	begun.Add(n)
+	for range n {
+		go func() {
+			begun.Done()
+			res, err := Awaken(t.Context(), c, watcher{}, "a")
+			if err == nil && res.Endpoint != "http://here" {
+				err = fmt.Errorf("awake at %q", res.Endpoint)
+			}
+			ends <- err
+		}()
+	}
+	giveUp()
+	if err := <-gone; fault.Of(err).Code != "pod_not_running" {
+		t.Errorf("one that gave up: %v", err)
+	}
+	begun.Wait()
+	close(release)
+	for range n {
+		if err := <-ends; err != nil {
+			t.Fatal(err)
+		}
+	}
+	if asked.Load() > n/10 { // those that came after the answer ask again, together
+		t.Errorf("asked %d times for %d", asked.Load(), n)
+	}
+}
+
+// TestAwakenTellsWhatItIsTold: a refusal at once, an activation that does not answer after a while.
+func TestAwakenTellsWhatItIsTold(t *testing.T) {
+	c := asking(t, func(x actor.Context) {
+		if _, ok := x.Message().(*protocol.Command); ok {
+			x.Respond(protocol.Answer(nil, fault.New(fault.Unavailable, "agent_unavailable", "Agent is stopped")))
+		}
+	})
+	if _, err := Awaken(t.Context(), c, watcher{}, "a"); fault.Of(err).Code != "agent_unavailable" {
+		t.Errorf("%v", err)
 	}
 }

@@ -25,6 +25,12 @@ func main() {
 		fmt.Println(version)
 		return
 	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if len(os.Args) > 1 && os.Args[1] == "--idle" { // keeps the image on a node (deploy/chart)
+		<-ctx.Done()
+		return
+	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	cfg, err := config(os.Environ())
 	if err != nil {
@@ -32,8 +38,6 @@ func main() {
 		os.Exit(2)
 	}
 	cfg.Log = log
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
 	switch err := serve.Run(ctx, cfg); {
 	case errors.Is(err, serve.ErrReplaced):
 		log.Info("replaced", "err", err)

@@ -47,7 +47,7 @@ var arrows = map[string]string{
 	"actors/field":            "actors/fault",
 	"actors/agent":            "actors/fault actors/account actors/field github.com/google/uuid",
 	"actors/protocol":         "actors/agent actors/fault google.golang.org/protobuf",
-	"actors/agentclient":      "actors/agent actors/fault actors/protocol github.com/asynkron/protoactor-go",
+	"actors/agentclient":      "actors/agent actors/fault actors/protocol github.com/asynkron/protoactor-go golang.org/x/sync",
 	"actors/agentgrain":       "actors/account actors/agent actors/fault actors/field actors/protocol cluster/member github.com/asynkron/protoactor-go",
 	"actors/clockgrain":       "actors/agent actors/fault actors/protocol cluster/member github.com/asynkron/protoactor-go",
 	"cluster/member":          "actors/agent actors/fault github.com/asynkron/protoactor-go google.golang.org/grpc",
