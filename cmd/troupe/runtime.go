@@ -129,9 +129,6 @@ func (n *node) wanted(ctx context.Context, id agent.ID) (exists bool, incarnatio
 	return err == nil, sn.Figures.Incarnation, err
 }
 
-// sweepEvery is how often orphans are looked for.
-const sweepEvery = time.Minute
-
 // sweeps looks for orphans now and then. One member does it: the first of the list; two for a moment do no harm.
 func (n *node) sweeps() {
 	defer n.wg.Done()
