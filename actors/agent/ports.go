@@ -517,8 +517,8 @@ type Runtime interface {
 	Resizable(ctx context.Context, id ID) error
 	// Resize makes the agent's volume at least that big, if there is one. It returns once that is asked for.
 	Resize(ctx context.Context, id ID, bytes int64) error
-	// Serves says whether the agent's file server may be where its runner says it is. It answers from memory.
-	Serves(id ID, endpoint string) bool
+	// Serves says whether the file server of an incarnation may be where its runner says it is. It answers from memory.
+	Serves(id ID, incarnation int64, endpoint string) bool
 	// Idle tells the runtime that the agent's pod is warm but unused since then (zero: it is in use), so that it may be given up for another.
 	Idle(id ID, since time.Time)
 }

@@ -2,6 +2,7 @@ package agentclient
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"troupe/actors/agent"
@@ -20,18 +21,33 @@ const patience = 10 * time.Second
 // share one question: a thousand of them are one to the agent.
 func Awaken(ctx context.Context, c *Client, w agent.Watcher, id agent.ID) (protocol.WakeResult, error) {
 	late := fault.New(fault.Unavailable, "pod_not_running", "The agent's pod did not start in time").After(10 * time.Second)
+	mine, cancel := context.WithTimeout(ctx, WakeWait)
+	defer cancel()
+	for {
+		res, err := shared(mine, c, w, id)
+		switch {
+		case mine.Err() != nil:
+			return res, late
+		case err == nil || !errors.Is(err, context.DeadlineExceeded): // else: the question of somebody who came earlier was over
+			return res, err
+		}
+	}
+}
+
+// shared joins the question that is being asked, or asks it.
+func shared(ctx context.Context, c *Client, w agent.Watcher, id agent.ID) (protocol.WakeResult, error) {
 	answer := c.wakes.DoChan(string(id), func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), WakeWait) // it ends by itself, whoever began it
 		defer cancel()
 		res, err := awaken(ctx, c, w, id)
 		if ctx.Err() != nil {
-			err = late
+			err = ctx.Err()
 		}
 		return res, err
 	})
 	select {
 	case <-ctx.Done():
-		return protocol.WakeResult{}, late
+		return protocol.WakeResult{}, ctx.Err()
 	case a := <-answer:
 		res, _ := a.Val.(protocol.WakeResult)
 		return res, a.Err

@@ -105,6 +105,7 @@ type Grain struct {
 	restarts   int
 	waiting    map[string]*actor.PID     // callers of file changes, by command id
 	wokenAt    time.Time                 // first look that wanted to start a turn, for the wake metric
+	failing    failing                   // operations on the pod
 	wished     wishKey                   // what the pod child was told last
 	closed     map[agent.MessageID]error // what became of the intents that a caller waits for; nil outside such a call
 	delivering bool
@@ -371,6 +372,9 @@ func (g *Grain) perform(c actor.Context, m *agent.Machine) {
 	wait := time.Duration(0)
 	if due > 0 {
 		wait = max(time.Duration(due-m.Now)*time.Millisecond, time.Millisecond)
+	}
+	if rest := time.Until(g.failing.until); rest > 0 && (wait == 0 || rest < wait) {
+		wait = rest + time.Millisecond
 	}
 	g.deliver(c, m)
 	quiet := len(m.S.Intents) == 0 && m.S.Turn == nil && !m.S.Deleting && m.S.Update == "" && !m.CanStart() &&

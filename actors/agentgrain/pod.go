@@ -52,6 +52,7 @@ type fileWish struct {
 // podReport is what the pod child saw.
 type podReport struct {
 	obs     agent.Observation
+	phase   agent.Phase // of the wish
 	deleted bool
 	resized int64
 	err     error
@@ -73,6 +74,16 @@ type podChild struct {
 	busy   bool
 	filing bool
 }
+
+// failing is what the grain remembers of operations that failed in a row.
+type failing struct {
+	n     int
+	phase agent.Phase
+	until time.Time
+}
+
+// podBackoff are the pauses between them; whatever else happens to the agent does not shorten them.
+var podBackoff = []time.Duration{time.Second, time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second}
 
 type podDone struct{ report podReport }
 
@@ -108,6 +119,7 @@ func (p *podChild) work(c actor.Context) {
 
 // do carries out one wish and looks what is there afterwards.
 func (p *podChild) do(w podWish) (r podReport) {
+	r.phase = w.phase
 	rt := p.d.Runtime
 	run := func(limit time.Duration, f func(ctx context.Context) error) error {
 		ctx, cancel := context.WithTimeout(context.Background(), limit)
@@ -132,7 +144,9 @@ func (p *podChild) do(w podWish) (r podReport) {
 		return r
 	case w.phase == agent.PodStopping:
 		r.err = run(stopTimeout+w.grace, func(ctx context.Context) error { return rt.Stop(ctx, p.id, w.spec.Incarnation, w.grace) })
-		r.obs = agent.Observation{Agent: p.id, Incarnation: w.spec.Incarnation, Phase: agent.PhaseGone, Reason: "stopped"}
+		if r.err == nil {
+			r.obs = agent.Observation{Agent: p.id, Incarnation: w.spec.Incarnation, Phase: agent.PhaseGone, Reason: "stopped"}
+		}
 		return r
 	case w.phase == agent.PodStarting:
 		if r.err = run(startTimeout, func(ctx context.Context) error { return rt.Start(ctx, w.spec) }); r.err != nil {
@@ -240,6 +254,9 @@ func (g *Grain) tellPod(c actor.Context, m *agent.Machine) {
 	if m.S.Resize > 0 {
 		k.again = m.Now / agent.ResizeLook.Milliseconds()
 	}
+	if p.Phase == g.failing.phase && time.Now().Before(g.failing.until) {
+		return // perform looks again then
+	}
 	if k != g.wished { // told once; Observe asks again
 		g.wished = k
 		c.Send(g.pod, w)
@@ -265,10 +282,13 @@ func (g *Grain) observed(c actor.Context, r podReport) {
 				return
 			}
 		}
-		g.wished = wishKey{} // told again after a pause
-		g.arm(time.Second)
+		g.failing.n++
+		pause := podBackoff[min(g.failing.n, len(podBackoff))-1]
+		g.wished, g.failing.phase, g.failing.until = wishKey{}, r.phase, time.Now().Add(pause) // told again after a pause
+		g.arm(pause)
 		return
 	}
+	g.failing = failing{}
 	if r.deleted {
 		g.remove(c)
 		return

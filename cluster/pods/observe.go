@@ -91,7 +91,7 @@ func bounded(reason, message string) string {
 // Serves says whether an agent's file server may be where its runner says: at the Pod's address, as far as that is known here already
 // (the kubelet reports it after the container has started), and at the one port in any case. So a runner cannot aim a node's calls at
 // other machines' services.
-func (r *Runtime) Serves(id agent.ID, endpoint string) bool {
+func (r *Runtime) Serves(id agent.ID, n int64, endpoint string) bool {
 	u, err := url.Parse(endpoint)
 	if err != nil || u.Scheme != "http" || u.Port() != strconv.Itoa(FilesPort) || u.User != nil || u.Path != "" || u.RawQuery != "" {
 		return false
@@ -101,7 +101,7 @@ func (r *Runtime) Serves(id agent.ID, endpoint string) bool {
 		return false
 	}
 	p, err := r.pods.Get(agent.PodName(id))
-	if err != nil || len(p.Status.PodIPs) == 0 {
+	if err != nil || incarnation(p) != n || len(p.Status.PodIPs) == 0 {
 		return true
 	}
 	for _, known := range p.Status.PodIPs {

@@ -35,7 +35,7 @@ type Runtime struct {
 }
 
 const (
-	lookAgain = 2 * time.Second // at what is waited for, should a hint be lost
+	lookAgain = 4 * time.Second // at what is waited for, should a hint be lost
 	eachCall  = 15 * time.Second
 )
 
@@ -86,9 +86,19 @@ func New(o Options) (*Runtime, error) {
 	}); err != nil {
 		return nil, err
 	}
-	r.infos.Start(r.stop)
 	o.Log.Info("Kubernetes runtime", "namespace", o.Namespace, "image", o.Image, "installation", o.Installation)
 	return r, nil
+}
+
+// Watch begins to watch and to tell of changes.
+func (r *Runtime) Watch() { r.infos.Start(r.stop) }
+
+// Ping asks the API server for something small.
+func (r *Runtime) Ping(ctx context.Context) error {
+	return r.call(ctx, "ping", func(ctx context.Context) error {
+		_, err := r.o.Client.CoreV1().Pods(r.o.Namespace).List(ctx, metav1.ListOptions{LabelSelector: r.selector(), Limit: 1, ResourceVersion: "0"})
+		return err
+	})
 }
 
 // slim keeps of a Pod what somebody here reads.
@@ -219,8 +229,8 @@ func (r *Runtime) remove(ctx context.Context, p *corev1.Pod, grace int64) error 
 
 // Start implements agent.Runtime.
 func (r *Runtime) Start(ctx context.Context, s agent.PodSpec) error {
-	if r.known(s.Agent, s.Incarnation) {
-		return nil
+	if done, err := r.known(ctx, s.Agent, s.Incarnation); done || err != nil {
+		return err
 	}
 	claim, err := r.ensure(ctx, s.Agent, s.SizeBytes)
 	if err != nil {
@@ -234,21 +244,31 @@ func (r *Runtime) Start(ctx context.Context, s agent.PodSpec) error {
 		return err
 	}
 	r.mu.Lock()
+	if len(r.started) >= mostStarted {
+		clear(r.started) // those whose agents have moved on are among them; the others ask the API server once more
+	}
 	r.started[s.Agent] = s.Incarnation
 	r.mu.Unlock()
 	return nil
 }
 
-// known says whether this node made that incarnation and still sees it: most repetitions of a start end here.
-func (r *Runtime) known(id agent.ID, n int64) bool {
+// mostStarted bounds what is remembered of starts.
+const mostStarted = 20_000
+
+// known says whether this node made that incarnation already: most repetitions of a start end here. One that is gone since is not made
+// again, as its keys have been out; Observe tells.
+func (r *Runtime) known(ctx context.Context, id agent.ID, n int64) (bool, error) {
 	r.mu.Lock()
 	made := r.started[id]
 	r.mu.Unlock()
 	if made != n {
-		return false
+		return false, nil
 	}
-	p, err := r.pods.Get(agent.PodName(id))
-	return err == nil && incarnation(p) == n
+	if p, err := r.pods.Get(agent.PodName(id)); err == nil && incarnation(p) == n {
+		return true, nil
+	}
+	p, err := r.live(ctx, id)
+	return p == nil || incarnation(p) == n, err
 }
 
 // create makes the Pod, unless it is there. "": it was started and has ended; Observe tells.
@@ -386,8 +406,8 @@ func (r *Runtime) forget(id agent.ID) {
 // abandoned says whether a Pod will never be confirmed gone: it was asked to end and its node has been silent for long, or is no more.
 // A node that answers keeps its Pods, however long they take.
 func (r *Runtime) abandoned(ctx context.Context, p *corev1.Pod) bool {
-	if p.DeletionTimestamp == nil || p.Spec.NodeName == "" {
-		return false
+	if p.DeletionTimestamp == nil || p.Spec.NodeName == "" || r.now().Before(p.DeletionTimestamp.Time) {
+		return false // its time is not over
 	}
 	var n *corev1.Node
 	err := r.call(ctx, "get node", func(ctx context.Context) (err error) {

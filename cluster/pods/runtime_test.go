@@ -68,6 +68,7 @@ func open(t *testing.T, change func(*Options)) *place {
 		t.Fatal(err)
 	}
 	t.Cleanup(rt.Close)
+	rt.Watch()
 	p.Runtime = rt
 	return p
 }
@@ -385,6 +386,49 @@ func TestCFG_8_AVolumeOnlyGrows(t *testing.T) {
 	must(t, p.Resizable(t.Context(), id)) // without that right the API server is asked when it comes to it
 }
 
+// A volume that does not grow must not keep its agent from starting.
+func TestCFG_8_ARefusedGrowth(t *testing.T) {
+	p := open(t, nil)
+	must(t, p.Start(t.Context(), spec(1)))
+	must(t, p.Stop(t.Context(), id, 1, time.Second))
+	for says, kind := range map[string]fault.Kind{"exceeded quota: disks": fault.Unavailable,
+		"only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize": fault.Invalid} {
+		p.c.PrependReactor("patch", "persistentvolumeclaims", func(clienttesting.Action) (bool, k8sruntime.Object, error) {
+			return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: "persistentvolumeclaims"}, "x", errors.New(says))
+		})
+		if err := p.Resize(t.Context(), id, 2<<30); !fault.Is(err, kind) {
+			t.Errorf("%s: %v", says, err)
+		}
+	}
+	s := spec(2)
+	s.SizeBytes = 2 << 30
+	must(t, p.Start(t.Context(), s))
+	c, err := p.c.CoreV1().PersistentVolumeClaims("agents").Get(t.Context(), agent.PodName(id), metav1.GetOptions{})
+	must(t, err)
+	c.Status.Phase = corev1.ClaimPending
+	_, err = p.c.CoreV1().PersistentVolumeClaims("agents").Update(t.Context(), c, metav1.UpdateOptions{})
+	must(t, err)
+	if err := p.Resize(t.Context(), id, 2<<30); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("one that is still being made: %v", err)
+	}
+}
+
+// A Pod that its own node knows to have been made, and that is gone, is not made again: its keys have been out.
+func TestPOD_1_AnIncarnationIsMadeOnce(t *testing.T) {
+	p := open(t, nil)
+	must(t, p.Start(t.Context(), spec(1)))
+	p.status(t, func(pod *corev1.Pod) { pod.Status.Phase = corev1.PodRunning })
+	next, leave := p.next(id)
+	defer leave()
+	must(t, p.c.CoreV1().Pods("agents").Delete(t.Context(), agent.PodName(id), metav1.DeleteOptions{}))
+	<-next
+	must(t, p.Start(t.Context(), spec(1)))
+	if o, err := p.Observe(t.Context(), id); err != nil || o.Phase != agent.PhaseNone {
+		t.Errorf("%+v, %v", o, err)
+	}
+	must(t, p.Ping(t.Context()))
+}
+
 func TestPOD_1_WhatNobodyWantsIsSweptAway(t *testing.T) {
 	type store map[agent.ID]int64
 	known := store{}
@@ -455,7 +499,7 @@ func TestARunnerCannotAimItsNodeElsewhere(t *testing.T) {
 	for endpoint, want := range map[string]bool{"http://10.244.0.5:7070": true, "http://[fd00::5]:7070": true, "http://10.244.0.5:80": false, "https://10.244.0.5:7070": false,
 		"http://127.0.0.1:7070": false, "http://169.254.169.254:7070": false, "http://0.0.0.0:7070": false, "http://redis:7070": false, "http://u@10.244.0.5:7070": false,
 		"http://10.244.0.5:7070/x": false, "": false} {
-		if p.Serves(id, endpoint) != want {
+		if p.Serves(id, 1, endpoint) != want {
 			t.Errorf("%s: %v", endpoint, !want)
 		}
 	}
@@ -464,7 +508,7 @@ func TestARunnerCannotAimItsNodeElsewhere(t *testing.T) {
 		pod.Status.Phase, pod.Status.PodIPs = corev1.PodRunning, []corev1.PodIP{{IP: "10.244.0.5"}, {IP: "fd00::5"}}
 	})
 	for endpoint, want := range map[string]bool{"http://10.244.0.5:7070": true, "http://[fd00::5]:7070": true, "http://10.244.0.6:7070": false} {
-		if p.Serves(id, endpoint) != want {
+		if p.Serves(id, 1, endpoint) != want {
 			t.Errorf("with the address known, %s: %v", endpoint, !want)
 		}
 	}

@@ -2,6 +2,7 @@ package pods
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -33,8 +34,11 @@ const (
 // backup) loses its mark. Grace 0 keeps them for good; a negative one deletes at once.
 func (r *Runtime) Sweep(ctx context.Context, wanted Wanted, grace time.Duration) (s Swept, err error) {
 	all, err := r.pods.List(labels.Everything())
-	if err != nil || !r.synced() {
+	if err != nil {
 		return s, err
+	}
+	if !r.synced() {
+		return s, errors.New("the pods are not known yet")
 	}
 	for _, p := range all {
 		if r.now().Sub(p.CreationTimestamp.Time) < sweepAge || p.DeletionTimestamp != nil {
@@ -48,12 +52,14 @@ func (r *Runtime) Sweep(ctx context.Context, wanted Wanted, grace time.Duration)
 			continue
 		}
 		r.o.Log.Warn("a pod that nobody wants", "agent_id", p.Labels[LabelAgent], "incarnation", incarnation(p), "wanted", n)
-		if err := r.remove(ctx, p, int64(agent.ShutdownGrace.Seconds())); err != nil {
-			return s, err
+		if rerr := r.remove(ctx, p, int64(agent.ShutdownGrace.Seconds())); rerr != nil {
+			err = errors.Join(err, rerr) // the others are looked at all the same
+			continue
 		}
 		s.Pods++
 	}
-	return s, r.sweepVolumes(ctx, wanted, grace, &s)
+	verr := r.sweepVolumes(ctx, wanted, grace, &s)
+	return s, errors.Join(err, verr)
 }
 
 func (r *Runtime) sweepVolumes(ctx context.Context, wanted Wanted, grace time.Duration, s *Swept) error {

@@ -2,6 +2,8 @@ package pods
 
 import (
 	"context"
+	"errors"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -52,8 +54,8 @@ func (r *Runtime) ensure(ctx context.Context, id agent.ID, bytes int64) (types.U
 	if c == nil || c.DeletionTimestamp != nil {
 		return "", fault.New(fault.Unavailable, "dependency_unavailable", "The agent's volume is being deleted").After(time.Second)
 	}
-	if err := r.grow(ctx, c, bytes); err != nil && !fault.Is(err, fault.Invalid) { // an agent starts with the volume it has
-		return "", err
+	if err := r.grow(ctx, c, bytes); err != nil { // an agent starts with the volume it has; Resize is repeated
+		r.o.Log.Warn("volume was not grown", "agent_id", id, "err", err)
 	}
 	return c.UID, nil
 }
@@ -70,6 +72,9 @@ func (r *Runtime) grow(ctx context.Context, c *corev1.PersistentVolumeClaim, byt
 		_, err := r.o.Client.CoreV1().PersistentVolumeClaims(r.o.Namespace).Patch(ctx, c.Name, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
 		return err
 	})
+	if apierrors.IsForbidden(err) && strings.Contains(err.Error(), "must support resize") { // said by the admission of claims
+		return fault.New(fault.Invalid, "pvc_expansion_unsupported", "This volume cannot grow").Because(err)
+	}
 	return unavailable("to grow the volume", err)
 }
 
@@ -78,6 +83,9 @@ func (r *Runtime) Resize(ctx context.Context, id agent.ID, bytes int64) error {
 	c, err := r.findClaim(ctx, id)
 	if err != nil || c == nil { // made at that size when it is made
 		return err
+	}
+	if c.Status.Phase == corev1.ClaimPending {
+		return fault.New(fault.Unavailable, "dependency_unavailable", "The volume is still being made").After(time.Second)
 	}
 	return r.grow(ctx, c, bytes)
 }
@@ -121,7 +129,7 @@ func (r *Runtime) dropClaim(ctx context.Context, id agent.ID) error {
 		case <-ctx.Done():
 			return fault.New(fault.Unavailable, "dependency_unavailable", "The volume is not gone yet").Because(ctx.Err())
 		case <-r.stop:
-			return ctx.Err()
+			return errors.New("the runtime is closed")
 		case <-time.After(wait):
 		}
 	}

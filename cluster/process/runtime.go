@@ -389,7 +389,7 @@ func (r *Runtime) Resizable(context.Context, agent.ID) error { return nil }
 func (r *Runtime) Resize(context.Context, agent.ID, int64) error { return nil }
 
 // Serves implements agent.Runtime: local runners live on this host.
-func (r *Runtime) Serves(_ agent.ID, endpoint string) bool {
+func (r *Runtime) Serves(_ agent.ID, _ int64, endpoint string) bool {
 	u, err := url.Parse(endpoint)
 	if err != nil || u.Scheme != "http" || u.Port() == "" || u.User != nil || u.Path != "" || u.RawQuery != "" {
 		return false

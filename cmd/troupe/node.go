@@ -61,24 +61,26 @@ const (
 
 // node is one running control-plane process.
 type node struct {
-	cfg     Config
-	log     *slog.Logger
-	st      store
-	box     *seal.Box
-	metrics *metrics
-	cluster *member.Node
-	agents  *agentclient.Client
-	runtime runtime
-	sweep   func(context.Context) // looks for orphans; nil where there are none
-	gate    *gateway.Gateway
-	mcp     *mcp.Keeper
-	keeper  *clockgrain.Keeper
-	server  *route.Server
-	inner   *http.Server
-	addr    string
-	quit    chan struct{} // closed when the node stops
-	lost    chan struct{} // the member lease is lost: the process must start anew
-	wg      sync.WaitGroup
+	cfg       Config
+	log       *slog.Logger
+	st        store
+	box       *seal.Box
+	metrics   *metrics
+	cluster   *member.Node
+	agents    *agentclient.Client
+	runtime   runtime
+	watch     func()                      // begins to tell of changes to pods
+	sweep     func(context.Context)       // looks for orphans; nil where there are none
+	reachable func(context.Context) error // asks the API server; nil where there is none
+	gate      *gateway.Gateway
+	mcp       *mcp.Keeper
+	keeper    *clockgrain.Keeper
+	server    *route.Server
+	inner     *http.Server
+	addr      string
+	quit      chan struct{} // closed when the node stops
+	lost      chan struct{} // the member lease is lost: the process must start anew
+	wg        sync.WaitGroup
 }
 
 // startNode opens everything in the order of dependence. The API accepts messages as soon as the store is open; what
@@ -114,6 +116,7 @@ func startNode(ctx context.Context, cfg Config, log *slog.Logger) (_ *node, err 
 		return nil, err
 	}
 	n.agents = agentclient.New(n.cluster.Cluster, n.cluster.Provider.Ready())
+	n.watch()
 	authn := auth.New(n.st, n.box, log)
 	if err = n.bootstrap(ctx, authn); err != nil {
 		_ = l.Close()
@@ -230,7 +233,7 @@ func (n *node) serve(l net.Listener, set agent.Settings, authn *auth.Service) {
 	n.mcp = &mcp.Keeper{Store: n.st, Box: n.box, Reach: &mcp.Reach{HTTP: egress.Client(set, 0), Version: version}, Log: n.log}
 	rcfg := rest.Config{Store: n.st, Auth: authn, Box: n.box, Agents: n.agents, Settings: set, AgentLimit: n.cfg.AgentLimit, PublicURL: n.cfg.PublicURL,
 		RateLimit: n.cfg.RateLimit, Closed: !n.cfg.Registration, Prober: n.gate, Cluster: n.clusterHealth, Members: membership{n.cluster}, Shards: n.st.Shards(), Accepted: func(d time.Duration) { n.metrics.sendAck.Observe(d.Seconds()) }, Done: done}
-	rcfg.Volumes = n.runtime
+	rcfg.Volumes, rcfg.Kubernetes = n.runtime, n.reachable
 	rcfg.MCP, rcfg.OAuthOrigins = n.mcp, n.cfg.OAuthOrigins
 	if n.cfg.PublicMetrics {
 		rcfg.Scrape = n.metrics.page

@@ -32,8 +32,11 @@ const (
 func (n *node) openRuntime() (err error) {
 	changed := func(id agent.ID) { n.agents.Observe(id) }
 	if n.cfg.Runtime == runtimeProcess {
-		n.runtime, err = process.New(process.Options{Dir: n.cfg.DataDir, Runner: n.cfg.Runner, Limit: n.cfg.ProcessLimit, Sandbox: process.Mode(n.cfg.Sandbox),
+		rt, err := process.New(process.Options{Dir: n.cfg.DataDir, Runner: n.cfg.Runner, Limit: n.cfg.ProcessLimit, Sandbox: process.Mode(n.cfg.Sandbox),
 			Log: n.log, OnChange: changed, OnRoom: func(id agent.ID) { n.agents.Yield(id) }})
+		if err == nil {
+			n.runtime, n.watch = rt, func() {}
+		}
 		return err
 	}
 	o, err := n.cfg.pods(n.log)
@@ -45,7 +48,7 @@ func (n *node) openRuntime() (err error) {
 	if err != nil {
 		return err
 	}
-	n.runtime = rt
+	n.runtime, n.watch, n.reachable = rt, rt.Watch, rt.Ping
 	n.sweep = func(ctx context.Context) {
 		found, err := rt.Sweep(ctx, n.wanted, n.cfg.OrphanGrace)
 		n.metrics.orphans.Set(float64(found.Volumes))
@@ -129,6 +132,9 @@ func (n *node) wanted(ctx context.Context, id agent.ID) (exists bool, incarnatio
 	return err == nil, sn.Figures.Incarnation, err
 }
 
+// sweepWithin bounds one sweep; the next one begins after it.
+const sweepWithin = 10 * time.Minute
+
 // sweeps looks for orphans now and then. One member does it: the first of the list; two for a moment do no harm.
 func (n *node) sweeps() {
 	defer n.wg.Done()
@@ -144,7 +150,7 @@ func (n *node) sweeps() {
 		if len(v.Members) == 0 || v.Members[0].ID != n.cluster.Provider.Self().ID || !n.cluster.Provider.Held() {
 			continue
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), n.cfg.SweepEvery)
+		ctx, cancel := context.WithTimeout(context.Background(), sweepWithin)
 		n.sweep(ctx)
 		cancel()
 	}

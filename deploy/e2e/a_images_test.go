@@ -41,7 +41,7 @@ func TestTheDockerfilesAreLinted(t *testing.T) {
 			case *instructions.UserCommand:
 				user = c.User
 			case *instructions.EntrypointCommand:
-				entry = len(c.CmdLine) == 1 && !c.PrependShell
+				entry = strings.HasPrefix(c.CmdLine[0], "/") && !c.PrependShell
 			}
 		}
 		if user == "" || strings.HasPrefix(user, "0") || strings.HasPrefix(user, "root") || !entry {

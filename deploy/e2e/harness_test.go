@@ -317,7 +317,11 @@ func quantiles(all []time.Duration) string {
 	}
 	slices.Sort(all)
 	at := func(q float64) time.Duration {
-		return all[min(int(q*float64(len(all))), len(all)-1)].Round(time.Millisecond)
+		d := all[min(int(q*float64(len(all))), len(all)-1)]
+		if d < 10*time.Millisecond {
+			return d.Round(10 * time.Microsecond)
+		}
+		return d.Round(time.Millisecond)
 	}
 	return fmt.Sprintf("p50 %s, p95 %s (n=%d)", at(.5), at(.95), len(all))
 }

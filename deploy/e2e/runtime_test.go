@@ -108,6 +108,7 @@ func runtime(t *testing.T, o pods.Options) *pods.Runtime {
 		t.Fatal(err)
 	}
 	t.Cleanup(rt.Close)
+	rt.Watch()
 	return rt
 }
 

@@ -29,6 +29,9 @@ import (
 
 func TestTheMainJob(t *testing.T) {
 	s := installed(t)
+	if a := s.call(200, "GET", "/health/deep", nil); a.str("status") != "healthy" || a.m["kubernetes"] == nil {
+		t.Errorf("%s", a.body)
+	}
 	id := s.create(values{"initial_files": []any{values{"path": "notes/a.txt", "content": "from the start"}}, "configuration": values{"custom_env": values{"GREETING": "good day"}}})
 	s.awaitReady(id)
 	// What the shell may, and what it may not.

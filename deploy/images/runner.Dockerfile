@@ -12,14 +12,18 @@ RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -ldflags 
 FROM debian:12-slim
 RUN apt-get update \
  && apt-get install -y --no-install-recommends bash ca-certificates coreutils curl diffutils file findutils git grep gzip jq less make \
-      nodejs npm openssh-client patch procps python3 python3-pip python3-venv ripgrep sed tar tree unzip xz-utils zip \
+      nodejs npm openssh-client patch procps python3 python3-pip python3-venv ripgrep sed tar tini tree unzip xz-utils zip \
  && rm -rf /var/lib/apt/lists/* \
  && groupadd --gid 1000 agent \
  && useradd --uid 1000 --gid 1000 --home-dir /agent/home --no-create-home --shell /bin/bash agent \
  && mkdir -p /workspace /agent/home /agent/run \
- && chown -R 1000:1000 /workspace /agent
+ && chown -R 1000:1000 /workspace /agent \
+ && git config --system --add safe.directory "*"
 COPY --from=build /out/troupe-runner /usr/local/bin/troupe-runner
-ENV LANG=C.UTF-8
+# The volume's folders belong to root's group; what is installed goes to HOME, as the root file system is read-only.
+ENV LANG=C.UTF-8 PATH=/agent/home/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+    PIP_USER=1 PIP_BREAK_SYSTEM_PACKAGES=1 NPM_CONFIG_PREFIX=/agent/home/.local
 USER 1000:1000
 WORKDIR /workspace
-ENTRYPOINT ["/usr/local/bin/troupe-runner"]
+# tini reaps what background jobs of the shell leave behind.
+ENTRYPOINT ["/usr/bin/tini", "--", "/usr/local/bin/troupe-runner"]

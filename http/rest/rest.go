@@ -73,7 +73,8 @@ type Config struct {
 	Mailer     Mailer
 	Prober     Prober
 	Volumes    Volumes
-	Scrape     func() []byte // the metrics page; nil: not served here
+	Kubernetes func(ctx context.Context) error // asks its API server; nil: agents run elsewhere
+	Scrape     func() []byte                   // the metrics page; nil: not served here
 	Cluster    func() (latency time.Duration, err error)
 	Accepted   func(took time.Duration)
 	Members    Membership

@@ -61,6 +61,17 @@ func (r *rest) deepHealth(c *route.Call) (route.Response, error) {
 			out.Status = "degraded"
 		}
 	}
+	if r.Kubernetes != nil {
+		ctx, cancel := context.WithTimeout(c.Ctx, time.Second)
+		start := time.Now()
+		kerr := r.Kubernetes(ctx)
+		cancel()
+		d := dependency(time.Since(start), kerr)
+		out.Kubernetes = &d
+		if kerr != nil {
+			out.Status = "degraded"
+		}
+	}
 	if err != nil {
 		out.Status = "unhealthy"
 		return route.Response{Status: 503, Body: out}, nil

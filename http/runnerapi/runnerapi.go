@@ -41,9 +41,9 @@ type Config struct {
 	Agents   *agentclient.Client
 	Settings agent.Settings
 	MCP      *mcp.Keeper
-	URLs     func() []string                         // base URLs of live nodes
-	Serves   func(id agent.ID, endpoint string) bool // whether an agent's file server may be there; the node will call it
-	Done     <-chan struct{}                         // streams end then
+	URLs     func() []string                                            // base URLs of live nodes
+	Serves   func(id agent.ID, incarnation int64, endpoint string) bool // whether an agent's file server may be there; the node will call it
+	Done     <-chan struct{}                                            // streams end then
 }
 
 type api struct{ Config }
@@ -216,7 +216,7 @@ func (a *api) attach(c *route.Call) (route.Response, error) {
 		rd.String("sdk_session_id", field.Text{Max: 200, Nullable: true})
 		at.Metering, _ = rd.String("metering", field.Text{Enum: []string{agent.MeteringGateway, agent.MeteringRunner}})
 		at.Turn = turnID(rd, "current_turn_id")
-		if at.Endpoint, _ = rd.String("workspace_endpoint", field.Text{Max: 2048}); at.Endpoint != "" && !a.Serves(c.Runner.Agent, at.Endpoint) {
+		if at.Endpoint, _ = rd.String("workspace_endpoint", field.Text{Max: 2048}); at.Endpoint != "" && !a.Serves(c.Runner.Agent, c.Runner.Incarnation, at.Endpoint) {
 			rd.Fail("workspace_endpoint", "must be the http URL of the file server in this agent's pod")
 		}
 	})

@@ -28,6 +28,10 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- define "troupe.podAddress" -}}
 {{ if eq .Values.ipFamily "IPv6" }}[$(TROUPE_POD_IP)]{{ else }}$(TROUPE_POD_IP){{ end }}
 {{- end }}
+{{- /* A setting as text; a whole number without an exponent. */ -}}
+{{- define "troupe.plain" -}}
+{{ if and (kindIs "float64" .) (eq (floor .) .) }}{{ int64 . }}{{ else }}{{ toString . }}{{ end }}
+{{- end }}
 {{- define "troupe.restricted" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
