@@ -40,6 +40,7 @@ func (r *Runtime) Sweep(ctx context.Context, wanted Wanted, grace time.Duration)
 	if !r.synced() {
 		return s, errors.New("the pods are not known yet")
 	}
+	var failed error
 	for _, p := range all {
 		if r.now().Sub(p.CreationTimestamp.Time) < sweepAge || p.DeletionTimestamp != nil {
 			continue
@@ -53,13 +54,12 @@ func (r *Runtime) Sweep(ctx context.Context, wanted Wanted, grace time.Duration)
 		}
 		r.o.Log.Warn("a pod that nobody wants", "agent_id", p.Labels[LabelAgent], "incarnation", incarnation(p), "wanted", n)
 		if rerr := r.remove(ctx, p, int64(agent.ShutdownGrace.Seconds())); rerr != nil {
-			err = errors.Join(err, rerr) // the others are looked at all the same
+			failed = errors.Join(failed, rerr) // the others are looked at all the same
 			continue
 		}
 		s.Pods++
 	}
-	verr := r.sweepVolumes(ctx, wanted, grace, &s)
-	return s, errors.Join(err, verr)
+	return s, errors.Join(failed, r.sweepVolumes(ctx, wanted, grace, &s))
 }
 
 func (r *Runtime) sweepVolumes(ctx context.Context, wanted Wanted, grace time.Duration, s *Swept) error {
