@@ -13,7 +13,8 @@ var backoff = []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 *
 // Look does what is due: it is called after every event and when an alarm fires, and it is safe to call at any time.
 // It returns whether it decided anything. Pending are the leading messages of the queue, needed only when a turn can start.
 func (m *Machine) Look(pending []Message) bool {
-	changed := m.lookTurn()
+	changed := m.lookSchedules()
+	changed = m.lookTurn() || changed
 	changed = m.lookPod() || changed
 	changed = m.lookCompaction() || changed
 	changed = m.StartTurn(pending) || changed

@@ -23,6 +23,10 @@ type Machine struct {
 	Queued []Message
 	// Over names the tasks that are over and have input in Queued.
 	Over map[MessageID]bool
+	// Schedules are given when a slot is due, or they are to be changed.
+	Schedules Scheduled
+	// Lags are how late schedules fired in this step, ms.
+	Lags []int64
 	// NewID makes ids; it is a field so that tests are deterministic.
 	NewID func() string
 
@@ -283,6 +287,9 @@ func (m *Machine) Due() int64 {
 	}
 	if s.Pod.Phase == PodStarting && !s.Pod.Waiting {
 		due = append(due, s.Pod.StartedMS+m.Set.StartTimeout.Milliseconds())
+	}
+	if s.SlotMS > 0 {
+		due = append(due, s.SlotMS)
 	}
 	if s.Resize > 0 {
 		due = append(due, m.Now+ResizeLook.Milliseconds())

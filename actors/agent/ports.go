@@ -68,11 +68,12 @@ type MarkPut struct {
 	Unread int
 }
 
-// Append is a new message of the agent. AndTake is false: such messages are never queued.
+// Append is a new message of the agent. Queue puts it at the end of the queue, as acceptance does; the others never wait there.
 type Append struct {
-	ID   MessageID
-	Body Body
-	Mark Mark
+	Queue bool
+	ID    MessageID
+	Body  Body
+	Mark  Mark
 }
 
 // Kinds of records.
@@ -85,10 +86,12 @@ const (
 	RecordTrigger    = "trigger"
 	RecordCompaction = "compaction"
 	RecordTask       = "task"
+	RecordSchedule   = "schedule"
+	RecordExecution  = "execution" // its group is the schedule
 )
 
 // RecordKinds lists them.
-var RecordKinds = []string{RecordSession, RecordTurn, RecordFiles, RecordUpdate, RecordIntent, RecordTrigger, RecordCompaction, RecordTask}
+var RecordKinds = []string{RecordSession, RecordTurn, RecordFiles, RecordUpdate, RecordIntent, RecordTrigger, RecordCompaction, RecordTask, RecordSchedule}
 
 // SessionRecords are the kinds whose groups are sessions.
 var SessionRecords = []string{RecordTurn, RecordCompaction}

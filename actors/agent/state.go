@@ -14,6 +14,7 @@ type State struct {
 	ActiveMS       int64        `json:"active_ms,omitempty"`       // what the warmth window counts from (POD-4)
 	HoldMS         int64        `json:"hold_ms,omitempty"`         // until then a call in the workspace may be running
 	FilesDue       bool         `json:"files_due,omitempty"`       // initial files are not in the workspace yet (POD-9)
+	SlotMS         int64        `json:"slot_ms,omitempty"`         // the earliest slot of all schedules (§21)
 	Resize         int64        `json:"resize,omitempty"`          // bytes that the volume is to grow to (CFG-8)
 	Update         string       `json:"update,omitempty"`          // id of a file change that is being applied (FILE-1)
 	Disk           DiskUsage    `json:"disk"`                      // last report of the runner (RUN-13)

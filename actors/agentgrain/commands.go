@@ -50,6 +50,7 @@ func init() { // a variable initialised in place would refer to itself through G
 		protocol.Report:   with((*Grain).report),
 		protocol.Exhaust:  with((*Grain).exhaust),
 		protocol.Trigger:  with((*Grain).trigger),
+		protocol.Schedule: with((*Grain).schedule),
 		protocol.Compact:  with((*Grain).compact),
 		protocol.Task:     with((*Grain).task),
 		protocol.Touch:    with((*Grain).touch),

@@ -54,6 +54,7 @@ type Metrics interface {
 	Woken(kind string, took time.Duration)
 	Activated(delta int)
 	PodStatus(from, to agent.PodStatus)
+	ScheduleLag(late time.Duration)
 }
 
 // Sealer encrypts and decrypts an agent's secrets and makes its runtime keys.
@@ -241,7 +242,13 @@ func (g *Grain) step(c actor.Context, cmd *protocol.Command, decide decision) (a
 	}
 	g.idleSince = time.Now()
 	g.measure(m, wasTurn, wasPod)
+	for _, lag := range m.Lags {
+		g.d.Metrics.ScheduleLag(time.Duration(lag) * time.Millisecond)
+	}
 	g.perform(c, m)
+	if len(m.Lags) > 0 { // what was queued is in the queue only now
+		c.Send(c.Self(), &protocol.Command{Kind: protocol.Look})
+	}
 	if m.S.Session != nil && (wasSession == nil || wasSession.ID != m.S.Session.ID) {
 		g.forget(c, m.Now)
 	}
@@ -255,7 +262,7 @@ func (g *Grain) step(c actor.Context, cmd *protocol.Command, decide decision) (a
 type committed func(agent.Committed) any
 
 // once names the commands whose repetition is told by their id; the others are safe to repeat as they are.
-var once = map[string]bool{protocol.Status: true, protocol.Balance: true, protocol.Update: true, protocol.Trigger: true}
+var once = map[string]bool{protocol.Status: true, protocol.Balance: true, protocol.Update: true, protocol.Trigger: true, protocol.Schedule: true}
 
 // onceKey is under which a command's result is remembered.
 func onceKey(cmd *protocol.Command) string { return "cmd/" + cmd.Id }
@@ -285,7 +292,9 @@ func (g *Grain) machine(ctx context.Context) (*agent.Machine, []agent.Message, e
 		return nil, nil, fmt.Errorf("decode state of agent %s: %w", g.id, err)
 	}
 	m.F, m.Now, m.Queued = f, f.NowMS, queue
-	m.Over, err = g.over(ctx, &m.S, queue)
+	if m.Over, err = g.over(ctx, &m.S, queue); err == nil && m.SlotDue() {
+		m.Schedules, err = g.dueSchedules(ctx, m.Now)
+	}
 	return m, queue, err
 }
 

@@ -39,6 +39,7 @@ const (
 	Report   = "report"   // ReportCommand → ReportResult
 	Exhaust  = "exhaust"  // ExhaustCommand → –
 	Trigger  = "trigger"  // TriggerCommand → TriggerResult
+	Schedule = "schedule" // ScheduleCommand → ScheduleResult
 	Read     = "read"     // ReadCommand → MarkResult (mark-read by the user)
 	Compact  = "compact"  // CompactCommand → –
 	Touch    = "touch"    // – → –: what the runner may use has changed
@@ -187,6 +188,19 @@ type (
 		agent.InboundTrigger
 		Replayed bool `json:"replayed,omitempty"`
 	}
+	// ScheduleCommand makes, changes, flips or deletes a schedule.
+	ScheduleCommand struct {
+		Do   string               `json:"do"` // one of the Schedule verbs
+		ID   string               `json:"id"`
+		Set  *agent.SchedulePatch `json:"set,omitempty"`
+		Key  string               `json:"key,omitempty"` // idempotency of add
+		Hash string               `json:"hash,omitempty"`
+	}
+	// ScheduleResult is a schedule as it is now; replayed: as it was made.
+	ScheduleResult struct {
+		agent.Schedule
+		Replayed bool `json:"replayed,omitempty"`
+	}
 	// ReadCommand marks replies as read by the user.
 	ReadCommand struct {
 		IDs []agent.MessageID `json:"ids"`
@@ -295,3 +309,11 @@ func (x *Command) LogValue() slog.Value {
 
 // LogValue keeps bodies out of every log (SEC-3).
 func (x *Reply) LogValue() slog.Value { return slog.BoolValue(x.GetFault() == nil) }
+
+// What a ScheduleCommand does.
+const (
+	ScheduleAdd    = "add"
+	ScheduleChange = "change"
+	ScheduleToggle = "toggle"
+	ScheduleDrop   = "drop"
+)

@@ -15,14 +15,19 @@ func (b *bench) ring(size int) ([]*node, error) {
 	if err != nil {
 		return nil, err
 	}
+	return b.ringOn(url, size)
+}
+
+// ringOn is ring on a store that is there.
+func (b *bench) ringOn(url string, size int, env ...string) ([]*node, error) {
 	idle, err := b.idleRunner()
 	if err != nil {
 		return nil, err
 	}
 	var out []*node
 	for i := range size {
-		n, err := b.node(url, fmt.Sprint("TROUPE_NODE_NAME=n", i), "TROUPE_PROCESS_LIMIT=1", "TROUPE_SANDBOX=off", "TROUPE_START_TIMEOUT=1h", "TROUPE_RUNNER="+idle,
-			"TROUPE_MASTER_KEY="+masterKey)
+		n, err := b.node(url, append([]string{fmt.Sprint("TROUPE_NODE_NAME=n", i), "TROUPE_PROCESS_LIMIT=1", "TROUPE_SANDBOX=off", "TROUPE_START_TIMEOUT=1h", "TROUPE_RUNNER=" + idle,
+			"TROUPE_MASTER_KEY=" + masterKey}, env...)...)
 		if err != nil {
 			return nil, err
 		}

@@ -2,6 +2,8 @@
 package main
 
 import (
+	_ "time/tzdata" // images without time zones know them too (SCHED-4)
+
 	"errors"
 	"fmt"
 	"os"

@@ -28,6 +28,7 @@ type metrics struct {
 	restarts    *prometheus.CounterVec
 	kube        *prometheus.CounterVec
 	orphans     prometheus.Gauge
+	lag         prometheus.Histogram
 }
 
 func newMetrics() *metrics {
@@ -47,7 +48,8 @@ func newMetrics() *metrics {
 	m.restarts = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "troupe_activation_failures_total", Help: "Activations stopped because they panicked."}, []string{"kind"})
 	m.kube = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "troupe_kubernetes_calls_total", Help: "Calls to the Kubernetes API server."}, []string{"op", "outcome"})
 	m.orphans = prometheus.NewGauge(prometheus.GaugeOpts{Name: "troupe_orphan_volumes", Help: "Volumes whose agent the store does not know, as the sweeping node saw last."})
-	m.reg.MustRegister(m.kube, m.orphans, m.requests, m.seconds, m.sendAck, m.activations, m.turns, m.wakes, m.pods, m.fenced, m.llmTokens, m.llmCalls, m.restarts,
+	m.lag = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "troupe_schedule_lag_seconds", Help: "From a slot of a schedule to its message.", Buckets: fast})
+	m.reg.MustRegister(m.lag, m.kube, m.orphans, m.requests, m.seconds, m.sendAck, m.activations, m.turns, m.wakes, m.pods, m.fenced, m.llmTokens, m.llmCalls, m.restarts,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -56,6 +58,9 @@ func (m *metrics) Request(route, method string, code int, took time.Duration) {
 	m.requests.WithLabelValues(route, method, strconv.Itoa(code)).Inc()
 	m.seconds.WithLabelValues(route, method).Observe(took.Seconds())
 }
+
+// ScheduleLag is how late a schedule fired.
+func (m *metrics) ScheduleLag(late time.Duration) { m.lag.Observe(late.Seconds()) }
 
 // Kubernetes counts a call to the API server.
 func (m *metrics) Kubernetes(op string, err error) {

@@ -83,20 +83,11 @@ func (r *rest) triggers(c *route.Call) (route.Response, error) {
 	if err != nil {
 		return route.Response{}, err
 	}
-	q := c.Query()
-	page, limit := q.Int("page", 1, 1000000, 1), q.Int("limit", 1, 100, 20)
-	if err := q.Err(); err != nil {
-		return route.Response{}, err
-	}
-	bodies, total, err := r.Store.Recorded(c.Ctx, v.Spec.ID, agent.RecordPage{Kind: agent.RecordTrigger, Offset: int((page - 1) * limit), Limit: int(limit)})
+	rows, at, err := recorded[agent.InboundTrigger](r, c, v.Spec.ID, agent.RecordPage{Kind: agent.RecordTrigger, Limit: 20})
 	if err != nil {
 		return route.Response{}, err
 	}
-	rows, err := decode[agent.InboundTrigger](bodies)
-	if err != nil {
-		return route.Response{}, err
-	}
-	out := api.TriggerList{Triggers: []api.Trigger{}, Pagination: pagination(page, limit, int64(total))}
+	out := api.TriggerList{Triggers: []api.Trigger{}, Pagination: at}
 	for i := range rows {
 		b, err := r.fired(c, v.Spec.ID, &rows[i])
 		if err != nil {
@@ -105,6 +96,22 @@ func (r *rest) triggers(c *route.Call) (route.Response, error) {
 		out.Triggers = append(out.Triggers, b)
 	}
 	return route.OK(out), nil
+}
+
+// recorded reads the page of records that the call asks for; p.Limit is how many where it says nothing.
+func recorded[T any](r *rest, c *route.Call, id agent.ID, p agent.RecordPage) (rows []T, at api.Pagination, err error) {
+	q := c.Query()
+	page, limit := q.Int("page", 1, 1000000, 1), q.Int("limit", 1, 100, int64(p.Limit))
+	if err := q.Err(); err != nil {
+		return nil, at, err
+	}
+	p.Offset, p.Limit = int((page-1)*limit), int(limit)
+	bodies, total, err := r.Store.Recorded(c.Ctx, id, p)
+	if err != nil {
+		return nil, at, err
+	}
+	rows, err = decode[T](bodies)
+	return rows, pagination(page, limit, int64(total)), err
 }
 
 // fired renders a trigger with its counts.

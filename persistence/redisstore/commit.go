@@ -99,7 +99,11 @@ func (o *operations) collect(c *agent.Commit) {
 		o.add("X", confirmKinds[x])
 	}
 	for _, a := range c.Append {
-		o.add("A", string(a.ID), agent.Encode(&a.Body), agent.Encode(&a.Mark), a.Body.Counterparty, o.key(o.k.party(a.Body.Counterparty)), string(a.Body.Channel))
+		op := "A"
+		if a.Queue {
+			op = "Q"
+		}
+		o.add(op, string(a.ID), agent.Encode(&a.Body), agent.Encode(&a.Mark), a.Body.Counterparty, o.key(o.k.party(a.Body.Counterparty)), string(a.Body.Channel))
 	}
 	for _, id := range c.Take {
 		o.add("-", string(id))

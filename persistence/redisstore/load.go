@@ -101,6 +101,13 @@ func (s *Store) Purge(ctx context.Context, id agent.ID) error {
 			keys = append(keys, k.index(kind, group))
 		}
 	}
+	schedules, err := s.rdb.ZRange(ctx, k.index(agent.RecordSchedule, ""), 0, -1).Result()
+	if err != nil {
+		return storeErr(err)
+	}
+	for _, group := range schedules {
+		keys = append(keys, k.index(agent.RecordExecution, group))
+	}
 	triggers, err := s.rdb.ZRange(ctx, k.index(agent.RecordTrigger, ""), 0, -1).Result()
 	if err != nil {
 		return storeErr(err)

@@ -304,8 +304,16 @@ func (t *tx) messages(c *agent.Commit, h *head, out *agent.Committed) {
 	for _, a := range c.Append {
 		h.mseq++
 		h.mcount++
-		t.exec(`INSERT INTO message VALUES (?,?,?,?,?,?,0,?,?)`, id, h.mseq, string(a.ID), out.NowMS, a.Body.Counterparty, a.Body.Counterparty == h.account, agent.Encode(&a.Body), agent.Encode(&a.Mark))
-		t.talk(id, a.Body.Counterparty, out.NowMS, 0, a.Body.Channel)
+		queued, unread := 0, 0
+		if a.Queue {
+			queued, unread = waitsAt(a.Body.Rank()), 1
+			if h.waiting == 0 {
+				h.qmin = h.mseq
+			}
+			h.waiting++
+		}
+		t.exec(`INSERT INTO message VALUES (?,?,?,?,?,?,?,?,?)`, id, h.mseq, string(a.ID), out.NowMS, a.Body.Counterparty, a.Body.Counterparty == h.account, queued, agent.Encode(&a.Body), agent.Encode(&a.Mark))
+		t.talk(id, a.Body.Counterparty, out.NowMS, unread, a.Body.Channel)
 		out.Appended = append(out.Appended, agent.Appended{Seq: h.mseq, CreatedMS: out.NowMS})
 	}
 	for _, m := range c.Take {

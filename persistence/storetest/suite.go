@@ -58,6 +58,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		"commit operations":         testCommit,
 		"BAL-1 balance":             testBalance,
 		"QUE-6 priorities":          testPriorities,
+		"SCHED-6 a commit queues":   testQueued,
 		"LLM-4 reservations":        testLedger,
 		"LLM-2 admission":           testAdmission,
 		"COMP-1 context":            testContext,

@@ -3,7 +3,7 @@
 --      11 idempotency (or head) 12... order of a party, or index of a kind of records, named by position in the operations
 -- ARGV 1 member 2 epoch 3 version 4 guard incarnation ("" none) 5 guard runner epoch 6 balance change (""|set|add) 7 amount
 --      8 channel to publish on 9 once(1|0): answer {done, result} if the idempotency key is there 10 cause of the balance change, then operations:
---      H field value | S spec | T state | A id body mark party key channel | - id | + id seq | M id mark party unread
+--      H field value | S spec | T state | A id body mark party key channel | Q the same, queued | - id | + id seq | M id mark party unread
 --      R field body score id key | D field id key | C kind body | X kind... | Z | E type data | I hash result ttl | L lease
 -- Returns {ok, version, now, runner epoch, balance before, after, (seq, created)...} or {fenced} {version, v} {runner} {key} {balance, b}
 -- Invariant: every check comes before the first write.
@@ -46,11 +46,15 @@ while ARGV[i] do
     i = i + 3
   elseif op == 'S' then redis.call('HSET', head, 'spec', ARGV[i + 1]); i = i + 2
   elseif op == 'T' then redis.call('HSET', head, 'state', ARGV[i + 1]); i = i + 2
-  elseif op == 'A' then
+  elseif op == 'A' or op == 'Q' then
     local seq = redis.call('HINCRBY', head, 'mseq', 1)
     redis.call('HINCRBY', head, 'mcount', 1)
     redis.call('HSET', KEYS[2], ARGV[i + 1], seq .. ':' .. at .. ':' .. ARGV[i + 2])
-    redis.call('HSET', KEYS[3], ARGV[i + 1], ARGV[i + 3])
+    if op == 'A' then redis.call('HSET', KEYS[3], ARGV[i + 1], ARGV[i + 3]) -- a message without a mark is pending
+    else
+      redis.call('ZADD', KEYS[5], seq, ARGV[i + 1])
+      redis.call('HINCRBY', KEYS[8], ARGV[i + 4] .. ':u', 1)
+    end
     redis.call('ZADD', KEYS[4], seq, ARGV[i + 1])
     redis.call('ZADD', KEYS[tonumber(ARGV[i + 5])], seq, ARGV[i + 1])
     if redis.call('ZADD', KEYS[7], at, ARGV[i + 4]) == 1 then redis.call('HSET', KEYS[8], ARGV[i + 4] .. ':c', ARGV[i + 6]) end

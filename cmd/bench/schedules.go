@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"troupe/actors/agent"
+	"troupe/persistence/redisstore"
+)
+
+// schedules lets many schedules of resting agents fall due in one minute on three nodes: some to see how late they are, then many with a
+// node killed at the top of that minute.
+func (b *bench) schedules() error {
+	url, err := b.redis("everysec")
+	if err != nil {
+		return err
+	}
+	ring, err := b.ringOn(url, 3, "TROUPE_PASSIVATE_AFTER=2s")
+	if err != nil {
+		return err
+	}
+	st, err := redisstore.Open(context.Background(), url, 0)
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+	ids, err := ring[0].prepare(*many)
+	if err != nil {
+		return err
+	}
+	plain := loadAll(ring, ids)
+	few, err := b.slot(st, ring, ids[:min(1000, len(ids))], nil)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%d schedules due in one minute, three nodes: late by p50 %s, p99 %s, the latest %s (targets 500 ms, 2 s); %s\n", few.n, at(few.late, .5), at(few.late, .99), at(few.late, 1), few.verdict())
+	victim := ring[2]
+	all, err := b.slot(st, ring[:2], ids, func() { _ = victim.cmd.Process.Signal(syscall.SIGKILL) })
+	if err != nil {
+		return err
+	}
+	drained := at(all.late, 1)
+	fmt.Printf("%d schedules, a node killed at the top of the minute: all fired after %s, %.0f/s, %.2f of plain acceptance (%.0f/s; target 0.5); late by p50 %s; the longest pause between two firings %s (target 10 s); %s\n",
+		all.n, drained, float64(all.n)/drained.Seconds(), float64(all.n)/drained.Seconds()/plain.rate, plain.rate, at(all.late, .5), all.pause.Round(time.Millisecond), all.verdict())
+	for _, n := range ring {
+		_ = n.cmd.Process.Signal(syscall.SIGTERM)
+	}
+	if few.lost+few.twice+all.lost+all.twice > 0 {
+		return errors.New("schedules did not fire exactly once")
+	}
+	return nil
+}
+
+// fired is what became of one slot of many schedules.
+type fired struct {
+	n, lost, twice int
+	late           []time.Duration
+	pause          time.Duration // the longest time in which nothing fired
+}
+
+func (f *fired) verdict() string { return fmt.Sprintf("not fired %d, fired twice %d", f.lost, f.twice) }
+
+func at(sorted []time.Duration, q float64) time.Duration {
+	if len(sorted) == 0 {
+		return 0
+	}
+	return sorted[min(int(q*float64(len(sorted))), len(sorted)-1)].Round(time.Millisecond)
+}
+
+// slot gives every agent a schedule for one coming minute, runs atTop at its top, and counts what fired.
+func (b *bench) slot(st *redisstore.Store, ring []*node, ids []string, atTop func()) (*fired, error) {
+	due := time.Now().UTC().Truncate(time.Minute).Add(2*time.Minute + time.Duration(len(ids)/8000)*time.Minute)
+	expression := due.Format("4 15 2 1 *")
+	made := make([]string, len(ids))
+	if err := each(len(ids), func(i int) error {
+		var s struct{ UUID string }
+		err := ring[i%len(ring)].api.Do(context.Background(), "POST", "/v1/agent/"+ids[i]+"/schedules", map[string]any{"name": "bench", "cron_expression": expression, "message_template": "{{time}}"}, &s)
+		made[i] = s.UUID
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	if time.Until(due) < 5*time.Second {
+		return nil, errors.New("the schedules were not made in time")
+	}
+	time.Sleep(time.Until(due))
+	if atTop != nil {
+		atTop()
+	}
+	out := &fired{n: len(ids), late: make([]time.Duration, len(ids))}
+	var messages atomic.Int64
+	look := func(i int) (int, error) {
+		bodies, _, err := st.Recorded(context.Background(), agent.ID(ids[i]), agent.RecordPage{Kind: agent.RecordExecution, Group: made[i], Limit: 5})
+		if err != nil || len(bodies) == 0 {
+			return 0, err
+		}
+		var x agent.Execution
+		if err := json.Unmarshal(bodies[0], &x); err != nil {
+			return 0, err
+		}
+		if x.Status == agent.ExecSuccess {
+			messages.Add(1)
+		}
+		out.late[i] = time.Duration(x.AtMS-due.UnixMilli()) * time.Millisecond
+		return len(bodies), nil
+	}
+	left := ids
+	for end := time.Now().Add(50 * time.Second); len(left) > 0 && time.Now().Before(end); time.Sleep(500 * time.Millisecond) {
+		var open atomic.Int64
+		if err := each(len(ids), func(i int) error {
+			if out.late[i] != 0 {
+				return nil
+			}
+			n, err := look(i)
+			if n == 0 {
+				open.Add(1)
+			}
+			return err
+		}); err != nil {
+			return nil, err
+		}
+		left = ids[:open.Load()]
+	}
+	time.Sleep(3 * time.Second) // whoever would fire a second time
+	var lost, twice atomic.Int64
+	if err := each(len(ids), func(i int) error {
+		n, err := look(i)
+		switch {
+		case n == 0:
+			lost.Add(1)
+		case n > 1:
+			twice.Add(1)
+		}
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	out.lost, out.twice = int(lost.Load()), int(twice.Load())
+	slices.Sort(out.late)
+	for i := 1; i < len(out.late); i++ {
+		out.pause = max(out.pause, out.late[i]-out.late[i-1])
+	}
+	return out, nil
+}
+
+// each runs f for 0 to n-1 on some goroutines and returns the first error.
+func each(n int, f func(i int) error) error {
+	var next atomic.Int64
+	var first atomic.Pointer[error]
+	var wg sync.WaitGroup
+	for range 32 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for i := int(next.Add(1)) - 1; i < n && first.Load() == nil; i = int(next.Add(1)) - 1 {
+				if err := f(i); err != nil {
+					first.Store(&err)
+				}
+			}
+		}()
+	}
+	wg.Wait()
+	if e := first.Load(); e != nil {
+		return *e
+	}
+	return nil
+}
