@@ -35,7 +35,7 @@ func (g *Grain) schedule(c actor.Context, cmd *protocol.Command, b protocol.Sche
 	}
 	var history []agent.Execution
 	if b.Do == protocol.ScheduleDrop {
-		if history, err = records[agent.Execution](ctx, g, agent.RecordPage{Kind: agent.RecordExecution, Group: b.ID, Limit: agent.KeptExecutions + 1}); err != nil {
+		if history, err = records[agent.Execution](ctx, g.d, g.id, agent.RecordPage{Kind: agent.RecordExecution, Group: b.ID, Limit: agent.KeptExecutions + 1}); err != nil {
 			return nil, err
 		}
 	}
@@ -68,22 +68,22 @@ func (g *Grain) schedule(c actor.Context, cmd *protocol.Command, b protocol.Sche
 }
 
 // records reads and decodes a page of records.
-func records[T any](ctx context.Context, g *Grain, p agent.RecordPage) ([]T, error) {
-	bodies, _, err := g.d.Store.Recorded(ctx, g.id, p)
+func records[T any](ctx context.Context, d *Deps, id agent.ID, p agent.RecordPage) ([]T, error) {
+	bodies, _, err := d.Store.Recorded(ctx, id, p)
 	if err != nil {
 		return nil, err
 	}
 	out := make([]T, len(bodies))
 	for i, b := range bodies {
 		if err := json.Unmarshal(b, &out[i]); err != nil {
-			return nil, fmt.Errorf("decode %s of agent %s: %w", p.Kind, g.id, err)
+			return nil, fmt.Errorf("decode %s of agent %s: %w", p.Kind, id, err)
 		}
 	}
 	return out, nil
 }
 
 func (d *Deps) schedules(ctx context.Context, id agent.ID) ([]agent.Schedule, error) {
-	return records[agent.Schedule](ctx, &Grain{d: d, id: id}, agent.RecordPage{Kind: agent.RecordSchedule, Limit: agent.MaxSchedules})
+	return records[agent.Schedule](ctx, d, id, agent.RecordPage{Kind: agent.RecordSchedule, Limit: agent.MaxSchedules})
 }
 
 // dueSchedules reads what the machine needs to fire: all schedules, which of their last messages still wait, and what of a full history
@@ -103,7 +103,7 @@ func (g *Grain) dueSchedules(ctx context.Context, now int64) (s agent.Scheduled,
 			last = append(last, x.LastID)
 		}
 		if x.Kept >= agent.KeptExecutions-1 {
-			if s.Oldest[x.ID], err = records[agent.Execution](ctx, g, agent.RecordPage{Kind: agent.RecordExecution, Group: x.ID, Limit: 2}); err != nil {
+			if s.Oldest[x.ID], err = records[agent.Execution](ctx, g.d, g.id, agent.RecordPage{Kind: agent.RecordExecution, Group: x.ID, Limit: 2}); err != nil {
 				return s, err
 			}
 		}
