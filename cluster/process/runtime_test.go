@@ -27,35 +27,7 @@ trap 'exit 0' TERM
 while :; do sleep 0.05; done
 `
 
-// hints collects what the runtime tells.
-type hints struct {
-	mu   sync.Mutex
-	cond *sync.Cond
-	seen map[agent.ID]int
-}
-
-func newHints() *hints {
-	h := &hints{seen: map[agent.ID]int{}}
-	h.cond = sync.NewCond(&h.mu)
-	return h
-}
-
-func (h *hints) changed(id agent.ID) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.seen[id]++
-	h.cond.Broadcast()
-}
-
-func (h *hints) wait(id agent.ID) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for h.seen[id] == 0 {
-		h.cond.Wait()
-	}
-}
-
-func open(t *testing.T, dir string, limit int, h *hints) *Runtime {
+func open(t *testing.T, dir string, limit int, h *runtimetest.Hints) *Runtime {
 	t.Helper()
 	runner := filepath.Join(t.TempDir(), "troupe-runner")
 	if err := os.WriteFile(runner, []byte(script), 0o700); err != nil {
@@ -73,7 +45,7 @@ func open(t *testing.T, dir string, limit int, h *hints) *Runtime {
 			}
 		}()
 	}
-	r, err := New(Options{Dir: dir, Runner: runner, Limit: limit, Sandbox: "off", OnChange: h.changed, OnRoom: giveUp, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	r, err := New(Options{Dir: dir, Runner: runner, Limit: limit, Sandbox: "off", OnChange: h.Changed, OnRoom: giveUp, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,8 +60,8 @@ func file(dir string, id agent.ID, name string) string {
 
 func TestContract(t *testing.T) {
 	runtimetest.Run(t, func(t *testing.T) *runtimetest.Place {
-		dir, h := t.TempDir(), newHints()
-		return &runtimetest.Place{Runtime: open(t, dir, 8, h), Changed: h.wait,
+		dir, h := t.TempDir(), runtimetest.NewHints()
+		return &runtimetest.Place{Runtime: open(t, dir, 8, h), Changed: h.Wait,
 			Volume: func(id agent.ID, name string) string { return file(dir, id, name) }}
 	})
 }
@@ -110,7 +82,7 @@ func until(t *testing.T, what string, ok func() bool) {
 }
 
 func TestARunnerOutlivesItsNodeAndIsAdopted(t *testing.T) {
-	dir, h, s, ctx := t.TempDir(), newHints(), podSpec(), context.Background()
+	dir, h, s, ctx := t.TempDir(), runtimetest.NewHints(), podSpec(), context.Background()
 	first := open(t, dir, 4, h)
 	if err := first.Start(ctx, s); err != nil {
 		t.Fatal(err)
@@ -130,7 +102,7 @@ func TestARunnerOutlivesItsNodeAndIsAdopted(t *testing.T) {
 }
 
 func TestNothingOfARunnerIsLeft(t *testing.T) {
-	dir, h, s, ctx := t.TempDir(), newHints(), podSpec(), context.Background()
+	dir, h, s, ctx := t.TempDir(), runtimetest.NewHints(), podSpec(), context.Background()
 	r := open(t, dir, 4, h)
 	if err := r.Start(ctx, s); err != nil {
 		t.Fatal(err)
@@ -152,7 +124,7 @@ func TestNothingOfARunnerIsLeft(t *testing.T) {
 }
 
 func TestTheLongestIdleRunnerGivesItsPlaceAway(t *testing.T) {
-	dir, h, ctx := t.TempDir(), newHints(), context.Background()
+	dir, h, ctx := t.TempDir(), runtimetest.NewHints(), context.Background()
 	r := open(t, dir, 2, h)
 	var specs []agent.PodSpec
 	for i := range 4 {
@@ -175,7 +147,7 @@ func TestTheLongestIdleRunnerGivesItsPlaceAway(t *testing.T) {
 	r.Idle(specs[0].Agent, now.Add(-time.Minute))
 	r.Idle(specs[1].Agent, now.Add(-time.Hour)) // nobody else may be asked meanwhile
 	until(t, "an idle one has ended", func() bool { return phase(0) == agent.PhaseGone || phase(1) == agent.PhaseGone })
-	h.wait(specs[2].Agent) // the first in the queue is told
+	h.Wait(specs[2].Agent) // the first in the queue is told
 	if err := r.Start(ctx, specs[3]); err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +169,7 @@ func TestTheLongestIdleRunnerGivesItsPlaceAway(t *testing.T) {
 // elsewhere must not be hinted for ever.
 func TestOneThatStoppedAskingLosesItsTurn(t *testing.T) {
 	ctx, dir := context.Background(), t.TempDir()
-	h := newHints()
+	h := runtimetest.NewHints()
 	r := open(t, dir, 1, h)
 	now, later := time.Now(), atomic.Int64{}
 	r.now = func() time.Time { return now.Add(time.Duration(later.Load())) }
@@ -211,7 +183,7 @@ func TestOneThatStoppedAskingLosesItsTurn(t *testing.T) {
 	if err := r.Stop(ctx, specs[0].Agent, 1, 5*time.Second); err != nil {
 		t.Fatal(err)
 	}
-	h.wait(specs[2].Agent) // it is its turn, but it never comes
+	h.Wait(specs[2].Agent) // it is its turn, but it never comes
 	for _, wait := range []time.Duration{0, takes, time.Second} {
 		later.Add(int64(wait))
 		if o, err := r.Observe(ctx, specs[3].Agent); err != nil || o.Phase != agent.PhaseWaiting {

@@ -50,6 +50,19 @@ func TestFENCE_1_EveryCommandCrossesASecondMember(t *testing.T) {
 			t.Errorf("placement is sticky, but %s moved to %s", node, got)
 		}
 		w.want(w.call("POST", "/v1/agent/"+id+"/triggers", map[string]any{"name": "x", "message_template": "x"}), 201)
+		slots := "/v1/agent/" + id + "/schedules" // SCHED-1, SCHED-11: the commands cross, like the answers
+		made := w.want(w.call("POST", slots, map[string]any{"name": "x", "cron_expression": "@daily", "message_template": "x"}, "Idempotency-Key", "slot"), 201)
+		if again := w.want(w.call("POST", slots, map[string]any{"name": "x", "cron_expression": "@daily", "message_template": "x"}, "Idempotency-Key", "slot"), 201); again.str("uuid") != made.str("uuid") {
+			t.Errorf("%s", again.body)
+		}
+		if got := w.want(w.call("POST", slots+"/"+made.str("uuid")+"/toggle", nil), 200); got.doc["enabled"] != false {
+			t.Errorf("%s", got.body)
+		}
+		if got := w.want(w.call("PATCH", slots+"/"+made.str("uuid"), map[string]any{"enabled": true, "name": "y"}), 200); got.str("name") != "y" || got.doc["next_run_at"] == nil {
+			t.Errorf("%s", got.body)
+		}
+		w.want(w.call("DELETE", slots+"/"+made.str("uuid"), nil), 200)
+		w.refused(w.call("POST", slots+"/"+made.str("uuid")+"/toggle", nil), 404, "not_found")
 		runnerAcross(t, w, node)
 		w.want(w.call("POST", "/v1/agent/"+id+"/stop", nil), 200)
 		w.want(w.call("POST", "/v1/agent/delete/"+id, nil), 200)

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -59,28 +58,6 @@ func namespace(t *testing.T, c kubernetes.Interface, name string) string {
 	return ns.Name
 }
 
-// hints collects what the runtime tells.
-type hints struct {
-	mu   sync.Mutex
-	cond *sync.Cond
-	seen map[agent.ID]int
-}
-
-func (h *hints) changed(id agent.ID) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.seen[id]++
-	h.cond.Broadcast()
-}
-
-func (h *hints) wait(id agent.ID) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for h.seen[id] == 0 {
-		h.cond.Wait()
-	}
-}
-
 func small(t *testing.T) pods.Size {
 	t.Helper()
 	s, err := pods.ReadSize("10m", "1", "32Mi", "512Mi")
@@ -117,10 +94,9 @@ func TestContract(t *testing.T) {
 	c := connect(t)
 	ns := namespace(t, c, "contract")
 	runtimetest.Run(t, func(t *testing.T) *runtimetest.Place {
-		h := &hints{seen: map[agent.ID]int{}}
-		h.cond = sync.NewCond(&h.mu)
-		rt := runtime(t, pods.Options{Namespace: ns, StorageClass: "dir", OnChange: h.changed})
-		return &runtimetest.Place{Runtime: rt, Changed: h.wait, Volume: func(id agent.ID, name string) string { return onNode(t, c, ns, id, name) }}
+		h := runtimetest.NewHints()
+		rt := runtime(t, pods.Options{Namespace: ns, StorageClass: "dir", OnChange: h.Changed})
+		return &runtimetest.Place{Runtime: rt, Changed: h.Wait, Volume: func(id agent.ID, name string) string { return onNode(t, c, ns, id, name) }}
 	})
 }
 
