@@ -164,6 +164,7 @@ func (m *Machine) failCompaction(why string) {
 		s.CompactAt = s.Context + compactStep
 	}
 	m.S.LastError = "compaction failed: " + why
+	m.notifyError("compaction_failed", "The session could not be condensed: "+why)
 	m.endCompaction("failed", why)
 }
 

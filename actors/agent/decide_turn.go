@@ -140,12 +140,16 @@ func (m *Machine) take(batch []Message, late bool) {
 	t := m.S.Turn
 	for _, x := range batch {
 		t.Batch = append(t.Batch, Entry{ID: x.ID, Seq: x.Seq, Channel: x.Channel, Party: x.Counterparty, PartyName: x.PartyName,
-			PartyType: x.PartyType, Rank: x.Rank(), TakenMS: m.Now, Late: late, CreatedMS: lateAt(late, x.CreatedMS)})
+			PartyType: x.PartyType, Rank: x.Rank(), Metadata: len(x.Metadata) > 2, TakenMS: m.Now, Late: late, CreatedMS: lateAt(late, x.CreatedMS)})
 		t.Hops = max(t.Hops, x.Hops)
-		t.Batch[len(t.Batch)-1].Answered = slices.Contains(t.Early, x.ID)
+		if x.Task != nil {
+			t.Callback = x.Task.Callback
+		}
+		e := &t.Batch[len(t.Batch)-1]
+		e.Reply, e.Answered = t.Early[x.ID]
 		m.C.Take = append(m.C.Take, x.ID)
 		m.F.Pending-- // as the store does in this step
-		m.mark(&t.Batch[len(t.Batch)-1], "", "", 0)
+		m.mark(e, "", "", 0)
 		m.event("message.delivered", map[string]any{"message_id": x.ID.String(), "role": RoleUser, "channel": x.Channel, "turn_id": t.ID})
 	}
 }
@@ -350,14 +354,25 @@ func (m *Machine) reply(t *Turn, r ReplyDraft, older func(MessageID) (Message, b
 			return "", fault.New(fault.Invalid, "validation_failed", "reply_to_id is not a message to this agent").At("reply_to_id", "is not a message to this agent")
 		}
 		if msg.Status == Pending {
-			t.Early = append(t.Early, to) // it counts as answered once it is taken (TURN-10)
+			if t.Early == nil {
+				t.Early = map[MessageID]MessageID{}
+			}
+			t.Early[to] = "" // it counts as answered once it is taken (TURN-10)
 		}
 		body.Channel, body.Counterparty, body.PartyName, body.PartyType = msg.Channel, msg.Counterparty, msg.PartyName, msg.PartyType
 	}
-	if body.Channel == ChannelAgent {
-		return m.intend(body, t, stored)
+	id, err := m.tell(body, t, stored)
+	if err != nil {
+		return "", err
 	}
-	return m.append(body, t), nil
+	if e := t.Entry(to); e == nil {
+		if _, early := t.Early[to]; early {
+			t.Early[to] = id
+		}
+	} else if e.Answered {
+		e.Reply = id
+	}
+	return id, nil
 }
 
 // append stores a message of the agent. To channel api it is delivered at once; a chat channel confirms later (MSG-6).
@@ -392,14 +407,14 @@ func (m *Machine) Tell(id TurnID, body Body) (MessageID, error) {
 		if err != nil {
 			return "", err
 		}
-		return m.tell(body, t)
+		return m.tell(body, t, false)
 	}
-	return m.tell(body, nil)
+	return m.tell(body, nil, false)
 }
 
-func (m *Machine) tell(body Body, t *Turn) (MessageID, error) {
+func (m *Machine) tell(body Body, t *Turn, stored bool) (MessageID, error) {
 	if body.Channel == ChannelAgent {
-		return m.intend(body, t, false)
+		return m.intend(body, t, stored)
 	}
 	return m.append(body, t), nil
 }
@@ -506,6 +521,7 @@ func (m *Machine) closeEntry(e *Entry, outcome Outcome, reason string) {
 		outcome, reason = Completed, ""
 	}
 	m.mark(e, outcome, reason, unread)
+	m.notifyEntry(e, outcome, reason)
 	if outcome == Failed || outcome == Cancelled {
 		m.event("message.failed", map[string]any{"message_id": e.ID.String(), "role": RoleUser, "channel": e.Channel, "turn_id": m.S.Turn.ID, "reason": orNil(reason)})
 	}

@@ -112,7 +112,7 @@ func (m *Machine) CloseIntent(in Intent, refused error) {
 	if t := m.S.Turn; t != nil && t.ID == in.Mark.Turn {
 		t.Replies = append(t.Replies, in.ID)
 		if e := t.Entry(in.Own.ReplyTo); e != nil {
-			e.Answered = true
+			e.Answered, e.Reply = true, in.ID
 		}
 	}
 	if in.Key != "" {

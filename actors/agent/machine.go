@@ -27,6 +27,11 @@ type Machine struct {
 	Schedules Scheduled
 	// Lags are how late schedules fired in this step, ms.
 	Lags []int64
+	// Fresh are deliveries of this step, for the notifier to begin with.
+	Fresh []Outgoing
+	// Loaded are messages by id; Missing names those without which the step cannot be stored: it is decided again with them.
+	Loaded  map[MessageID]Message
+	Missing []MessageID
 	// NewID makes ids; it is a field so that tests are deterministic.
 	NewID func() string
 
@@ -119,6 +124,7 @@ func (m *Machine) Fail(reason string) {
 		return
 	}
 	m.setStatus(Errored, reason)
+	m.notifyError("agent_error", reason)
 	if m.cancel("agent_error"); m.S.Turn != nil {
 		m.finalize()
 	}
@@ -134,11 +140,11 @@ func (m *Machine) Delete(force bool) error {
 	if m.S.Turn != nil && !force {
 		return fault.New(fault.Conflict, "turn_running", "A turn is running; set force to cancel it and delete")
 	}
+	m.S.Deleting = true
 	if m.S.Turn != nil {
 		m.cancel("delete")
 		m.finalize()
 	}
-	m.S.Deleting = true
 	m.head(HeadDeleted, "1")
 	m.wantPod(false, "deleted")
 	m.stopPod("deleted")
@@ -290,6 +296,16 @@ func (m *Machine) Due() int64 {
 	}
 	if s.SlotMS > 0 {
 		due = append(due, s.SlotMS)
+	}
+	if s.Owed > 0 && s.NotifyMS > 0 {
+		at := s.NotifyMS
+		if at <= m.Now {
+			at = m.Now + deliveryLook.Milliseconds() // the notifier is told now; this is in case that it cannot be
+		}
+		due = append(due, at)
+	}
+	if len(s.Dropping) > 0 {
+		due = append(due, m.Now+deliveryLook.Milliseconds())
 	}
 	if s.Resize > 0 {
 		due = append(due, m.Now+ResizeLook.Milliseconds())

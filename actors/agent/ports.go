@@ -88,10 +88,13 @@ const (
 	RecordTask       = "task"
 	RecordSchedule   = "schedule"
 	RecordExecution  = "execution" // its group is the schedule
+	RecordDelivery   = "delivery"  // the log, by creation
+	RecordOwed       = "owed"      // the outbox: pending deliveries, by their next attempt
+	RecordPayload    = "payload"   // what a delivery sends
 )
 
 // RecordKinds lists them.
-var RecordKinds = []string{RecordSession, RecordTurn, RecordFiles, RecordUpdate, RecordIntent, RecordTrigger, RecordCompaction, RecordTask, RecordSchedule}
+var RecordKinds = []string{RecordSession, RecordTurn, RecordFiles, RecordUpdate, RecordIntent, RecordTrigger, RecordCompaction, RecordTask, RecordSchedule, RecordDelivery, RecordOwed, RecordPayload}
 
 // SessionRecords are the kinds whose groups are sessions.
 var SessionRecords = []string{RecordTurn, RecordCompaction}
@@ -471,6 +474,12 @@ type Workspace interface {
 	// Apply applies a file change whole or not at all (FILE-1). It is repeatable by its id: a change that was applied is not
 	// applied again. Errors: fault.Invalid, fault.Conflict (file_exists), fault.Forbidden, fault.Full are final; fault.Unavailable is not.
 	Apply(ctx context.Context, endpoint string, key Secret, id string, change FileChange) (DiskUsage, error)
+}
+
+// Courier carries webhook deliveries to their receivers.
+type Courier interface {
+	// Send makes one attempt (OUT-7), signed with every secret given. It returns within AttemptTimeout; whatever happens is a result.
+	Send(ctx context.Context, o *Outgoing, secrets []Secret) Attempt
 }
 
 // PodSpec is what a runtime needs to start one incarnation.

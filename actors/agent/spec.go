@@ -24,6 +24,7 @@ type Spec struct {
 	// Sealed holds the agent's secrets, encrypted, by slot (SEC-1). See the Slot functions.
 	Sealed        map[string]string `json:"sealed,omitempty"`
 	ConfigVersion int64             `json:"config_version"`
+	FormerMS      int64             `json:"former_ms,omitempty"` // until then the former webhook secret signs as well (OUT-5)
 	CreatedMS     int64             `json:"created_ms"`
 	UpdatedMS     int64             `json:"updated_ms"`
 }
@@ -76,14 +77,15 @@ type MCPServer struct {
 
 // Slots of Spec.Sealed.
 const (
-	SlotAnthropic = "anthropic_api_key"
-	SlotDiscord   = "discord_bot_token"
-	SlotSlack     = "slack_bot_token" // JSON object of the three credentials
-	SlotTelegram  = "telegram_bot_token"
-	SlotWhatsApp  = "whatsapp" // JSON object
-	SlotWebhook   = "webhook_secret"
-	slotEnv       = "custom_env/"
-	slotMCP       = "mcp/"
+	SlotAnthropic  = "anthropic_api_key"
+	SlotDiscord    = "discord_bot_token"
+	SlotSlack      = "slack_bot_token" // JSON object of the three credentials
+	SlotTelegram   = "telegram_bot_token"
+	SlotWhatsApp   = "whatsapp" // JSON object
+	SlotWebhook    = "webhook_secret"
+	SlotWebhookOld = "webhook_secret_former" // signs beside the other until Spec.FormerMS
+	slotEnv        = "custom_env/"
+	slotMCP        = "mcp/"
 )
 
 // SlotEnv is the slot of one custom variable.

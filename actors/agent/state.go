@@ -5,30 +5,33 @@ import "encoding/json"
 // State is what the runtime is doing with an agent. It is the snapshot of the activation: small, rewritten with every
 // commit. What the owner configured is in Spec, what scripts count in Figures.
 type State struct {
-	Status         Status       `json:"status"`
-	Reason         string       `json:"reason,omitempty"` // why the status is error
-	Pod            Pod          `json:"pod"`
-	Session        *Session     `json:"session,omitempty"` // the open one
-	Turn           *Turn        `json:"turn,omitempty"`    // the running one
-	TurnCount      int          `json:"turn_count,omitempty"`
-	ActiveMS       int64        `json:"active_ms,omitempty"`       // what the warmth window counts from (POD-4)
-	HoldMS         int64        `json:"hold_ms,omitempty"`         // until then a call in the workspace may be running
-	FilesDue       bool         `json:"files_due,omitempty"`       // initial files are not in the workspace yet (POD-9)
-	SlotMS         int64        `json:"slot_ms,omitempty"`         // the earliest slot of all schedules (§21)
-	Resize         int64        `json:"resize,omitempty"`          // bytes that the volume is to grow to (CFG-8)
-	Update         string       `json:"update,omitempty"`          // id of a file change that is being applied (FILE-1)
-	Disk           DiskUsage    `json:"disk"`                      // last report of the runner (RUN-13)
-	Intents        []OpenIntent `json:"intents,omitempty"`         // messages to other agents on their way (MSG-14)
-	Compaction     *Compacting  `json:"compaction,omitempty"`      // the one that runs (§14)
-	Deleting       bool         `json:"deleting,omitempty"`        // LIFE-6 has begun
-	Crashes        int          `json:"crashes,omitempty"`         // activations lost to panics since the last good turn
-	LastError      string       `json:"last_error,omitempty"`      // newest non-fatal report of the runner (LIFE-9)
-	LastTurn       TurnID       `json:"last_turn,omitempty"`       // the turn that ended last
-	LastResult     Outcome      `json:"last_result,omitempty"`     // and how
-	LastForced     bool         `json:"last_forced,omitempty"`     // its outcome was decided by a cancel
-	LastCompaction string       `json:"last_compaction,omitempty"` // the one that ended last, for repeats of its report
-	LastCondensed  string       `json:"last_condensed,omitempty"`  // and the transcript it led to, "" if it failed
-	LastReply      []MessageID  `json:"last_reply,omitempty"`      // and its replies, for repeats of the same end (FENCE-5)
+	Status         Status           `json:"status"`
+	Reason         string           `json:"reason,omitempty"` // why the status is error
+	Pod            Pod              `json:"pod"`
+	Session        *Session         `json:"session,omitempty"` // the open one
+	Turn           *Turn            `json:"turn,omitempty"`    // the running one
+	TurnCount      int              `json:"turn_count,omitempty"`
+	ActiveMS       int64            `json:"active_ms,omitempty"`       // what the warmth window counts from (POD-4)
+	HoldMS         int64            `json:"hold_ms,omitempty"`         // until then a call in the workspace may be running
+	FilesDue       bool             `json:"files_due,omitempty"`       // initial files are not in the workspace yet (POD-9)
+	SlotMS         int64            `json:"slot_ms,omitempty"`         // the earliest slot of all schedules (§21)
+	Owed           int64            `json:"owed,omitempty"`            // pending webhook deliveries (§23)
+	NotifyMS       int64            `json:"notify_ms,omitempty"`       // when the next of them is due
+	Dropping       map[string]int64 `json:"dropping,omitempty"`        // events whose URL was removed while some were pending, and when (OUT-10)
+	Resize         int64            `json:"resize,omitempty"`          // bytes that the volume is to grow to (CFG-8)
+	Update         string           `json:"update,omitempty"`          // id of a file change that is being applied (FILE-1)
+	Disk           DiskUsage        `json:"disk"`                      // last report of the runner (RUN-13)
+	Intents        []OpenIntent     `json:"intents,omitempty"`         // messages to other agents on their way (MSG-14)
+	Compaction     *Compacting      `json:"compaction,omitempty"`      // the one that runs (§14)
+	Deleting       bool             `json:"deleting,omitempty"`        // LIFE-6 has begun
+	Crashes        int              `json:"crashes,omitempty"`         // activations lost to panics since the last good turn
+	LastError      string           `json:"last_error,omitempty"`      // newest non-fatal report of the runner (LIFE-9)
+	LastTurn       TurnID           `json:"last_turn,omitempty"`       // the turn that ended last
+	LastResult     Outcome          `json:"last_result,omitempty"`     // and how
+	LastForced     bool             `json:"last_forced,omitempty"`     // its outcome was decided by a cancel
+	LastCompaction string           `json:"last_compaction,omitempty"` // the one that ended last, for repeats of its report
+	LastCondensed  string           `json:"last_condensed,omitempty"`  // and the transcript it led to, "" if it failed
+	LastReply      []MessageID      `json:"last_reply,omitempty"`      // and its replies, for repeats of the same end (FENCE-5)
 }
 
 // DiskUsage is the size of the workspace.
@@ -94,37 +97,38 @@ type Trigger struct {
 
 // Turn is one run of the session from a prompt to its end. It is both the running turn in State and the turn's record.
 type Turn struct {
-	ID          TurnID          `json:"id"`
-	Number      int             `json:"number"`
-	Session     SessionID       `json:"session"`
-	Trigger     Trigger         `json:"trigger"`
-	Attempt     int             `json:"attempt"`
-	Hook        Hook            `json:"hook"`
-	Start       string          `json:"start"` // how the runner gets the session: new, continue, resume
-	StartedMS   int64           `json:"started_ms"`
-	SentMS      int64           `json:"sent_ms"` // when this attempt was given to a runner; 0: it waits for one
-	DeadlineMS  int64           `json:"deadline_ms"`
-	EndedMS     int64           `json:"ended_ms,omitempty"`
-	Batch       []Entry         `json:"batch"`
-	Seq         int64           `json:"seq"` // highest message sequence of the batch at start
-	Replies     []MessageID     `json:"replies,omitempty"`
-	Early       []MessageID     `json:"early,omitempty"`    // messages answered while they were still waiting
-	Accepted    bool            `json:"accepted,omitempty"` // this attempt reported "accepted"
-	Resent      bool            `json:"resent,omitempty"`   // turn.start was sent a second time (TURN-3)
-	Progress    int64           `json:"progress,omitempty"` // highest progress number of this attempt
-	Incarnation int64           `json:"incarnation"`
-	Epoch       int64           `json:"epoch"` // runner epoch that works on it
-	Hops        int             `json:"hops,omitempty"`
-	Task        MessageID       `json:"task,omitempty"` // the task that it works on (QUE-6)
-	Step        *Step           `json:"step,omitempty"` // and how far that has come
-	Result      json.RawMessage `json:"result,omitempty"`
-	Error       string          `json:"error,omitempty"`
-	Cancel      *Cancel         `json:"cancel,omitempty"`
-	Compacted   bool            `json:"compacted,omitempty"` // its session was condensed meanwhile: not again before it ends (COMP-6)
-	Outcome     Outcome         `json:"outcome,omitempty"`
-	Reason      string          `json:"reason,omitempty"`
-	RemindedMS  int64           `json:"reminded_ms,omitempty"` // last reminder of this turn
-	Unseen      bool            `json:"unseen,omitempty"`      // the former attempt never reported "accepted" (REC-4)
+	ID          TurnID                  `json:"id"`
+	Number      int                     `json:"number"`
+	Session     SessionID               `json:"session"`
+	Trigger     Trigger                 `json:"trigger"`
+	Attempt     int                     `json:"attempt"`
+	Hook        Hook                    `json:"hook"`
+	Start       string                  `json:"start"` // how the runner gets the session: new, continue, resume
+	StartedMS   int64                   `json:"started_ms"`
+	SentMS      int64                   `json:"sent_ms"` // when this attempt was given to a runner; 0: it waits for one
+	DeadlineMS  int64                   `json:"deadline_ms"`
+	EndedMS     int64                   `json:"ended_ms,omitempty"`
+	Batch       []Entry                 `json:"batch"`
+	Seq         int64                   `json:"seq"` // highest message sequence of the batch at start
+	Replies     []MessageID             `json:"replies,omitempty"`
+	Early       map[MessageID]MessageID `json:"early,omitempty"`    // messages answered while they were still waiting, with their replies
+	Accepted    bool                    `json:"accepted,omitempty"` // this attempt reported "accepted"
+	Resent      bool                    `json:"resent,omitempty"`   // turn.start was sent a second time (TURN-3)
+	Progress    int64                   `json:"progress,omitempty"` // highest progress number of this attempt
+	Incarnation int64                   `json:"incarnation"`
+	Epoch       int64                   `json:"epoch"` // runner epoch that works on it
+	Hops        int                     `json:"hops,omitempty"`
+	Task        MessageID               `json:"task,omitempty"` // the task that it works on (QUE-6)
+	Step        *Step                   `json:"step,omitempty"` // and how far that has come
+	Result      json.RawMessage         `json:"result,omitempty"`
+	Error       string                  `json:"error,omitempty"`
+	Callback    string                  `json:"callback,omitempty"` // where its task's events go (LEG-7)
+	Cancel      *Cancel                 `json:"cancel,omitempty"`
+	Compacted   bool                    `json:"compacted,omitempty"` // its session was condensed meanwhile: not again before it ends (COMP-6)
+	Outcome     Outcome                 `json:"outcome,omitempty"`
+	Reason      string                  `json:"reason,omitempty"`
+	RemindedMS  int64                   `json:"reminded_ms,omitempty"` // last reminder of this turn
+	Unseen      bool                    `json:"unseen,omitempty"`      // the former attempt never reported "accepted" (REC-4)
 }
 
 // Entry is one message of a turn's batch.
@@ -138,6 +142,8 @@ type Entry struct {
 	TakenMS   int64     `json:"taken_ms"`
 	ReadMS    int64     `json:"read_ms,omitempty"`
 	Answered  bool      `json:"answered,omitempty"`
+	Reply     MessageID `json:"reply,omitempty"`      // the last reply to it
+	Metadata  bool      `json:"metadata,omitempty"`   // it has some
 	Rank      int       `json:"rank,omitempty"`       // its place in the queue (QUE-6)
 	Late      bool      `json:"late,omitempty"`       // pulled in by the runner, not part of the prompt
 	CreatedMS int64     `json:"created_ms,omitempty"` // when such a message was accepted

@@ -217,6 +217,7 @@ func (m *Machine) endTask(outcome Outcome, reason string) {
 		}
 	}
 	m.putTask(out)
+	m.callBack(t.Callback, &out)
 }
 
 // CancelTask cancels a queued or running task (LEG-8) and returns when. Known is its record, nil for none; msg the task.
@@ -249,7 +250,9 @@ func (m *Machine) CancelTask(msg Message, known *Task) (int64, error) {
 	if s := m.S.Session; s != nil && s.Task == msg.ID && s.Mode == Ephemeral {
 		m.closeSession("interrupted")
 	}
-	m.putTask(Task{ID: msg.ID, Status: Cancelled, CancelledMS: m.Now})
+	over := Task{ID: msg.ID, Status: Cancelled, CancelledMS: m.Now}
+	m.putTask(over)
+	m.callBack(msg.Task.Callback, &over)
 	return m.Now, nil
 }
 
@@ -267,6 +270,8 @@ func (m *Machine) dropMessage(x Message) {
 	m.F.Pending--
 	m.C.Marks = append(m.C.Marks, MarkPut{ID: x.ID, Party: x.Counterparty, Unread: -1, Mark: Mark{Status: Read, ReadMS: m.Now, Outcome: Cancelled, Reason: "cancelled"}})
 	m.event("message.failed", map[string]any{"message_id": x.ID.String(), "role": RoleUser, "channel": x.Channel, "reason": "cancelled"})
+	x.Reason = "cancelled"
+	m.notifyDropped(&x)
 }
 
 // TaskInput returns the body of input to a task, with its place in the queue: right behind a task that is queued, before
@@ -277,7 +282,7 @@ func TaskInput(task Message, known *Task, text string) (Body, error) {
 	}
 	b := task.Body
 	b.Content, b.Metadata, b.SourceUUID = text, nil, string(task.ID)
-	b.Task = &TaskBody{Of: task.ID, Priority: task.Task.Priority, TimeoutS: task.Task.TimeoutS}
+	b.Task = &TaskBody{Of: task.ID, Priority: task.Task.Priority, TimeoutS: task.Task.TimeoutS, Callback: task.Task.Callback}
 	if known != nil {
 		b.Task.Priority = inputPriority
 	}

@@ -10,6 +10,7 @@ func (m *Machine) Update(next Spec, changed []string, balance Opt[int64]) {
 	if len(changed) == 0 {
 		return
 	}
+	m.dropWebhooks(m.Spec.Config.Webhooks, next.Config.Webhooks)
 	next.ConfigVersion++
 	next.UpdatedMS = max(m.Now, next.UpdatedMS+1) // it changes even within one millisecond
 	m.PutSpec(next)

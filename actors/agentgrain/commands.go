@@ -32,28 +32,30 @@ var handlers map[string]handler
 
 func init() { // a variable initialised in place would refer to itself through Grain
 	handlers = map[string]handler{
-		protocol.Status:   with((*Grain).setStatus),
-		protocol.Delete:   with((*Grain).delete),
-		protocol.Balance:  with((*Grain).balance),
-		protocol.Update:   with((*Grain).update),
-		protocol.Wake:     with((*Grain).wake),
-		protocol.Runtime:  with((*Grain).runtime),
-		protocol.Attach:   with((*Grain).attach),
-		protocol.Detach:   with((*Grain).detach),
-		protocol.Progress: with((*Grain).progress),
-		protocol.End:      with((*Grain).end),
-		protocol.Post:     with((*Grain).post),
-		protocol.Mark:     with((*Grain).mark),
-		protocol.Read:     with((*Grain).read),
-		protocol.Disk:     with((*Grain).disk),
-		protocol.Session:  with((*Grain).session),
-		protocol.Report:   with((*Grain).report),
-		protocol.Exhaust:  with((*Grain).exhaust),
-		protocol.Trigger:  with((*Grain).trigger),
-		protocol.Schedule: with((*Grain).schedule),
-		protocol.Compact:  with((*Grain).compact),
-		protocol.Task:     with((*Grain).task),
-		protocol.Touch:    with((*Grain).touch),
+		protocol.Status:    with((*Grain).setStatus),
+		protocol.Delete:    with((*Grain).delete),
+		protocol.Balance:   with((*Grain).balance),
+		protocol.Update:    with((*Grain).update),
+		protocol.Wake:      with((*Grain).wake),
+		protocol.Runtime:   with((*Grain).runtime),
+		protocol.Attach:    with((*Grain).attach),
+		protocol.Detach:    with((*Grain).detach),
+		protocol.Progress:  with((*Grain).progress),
+		protocol.End:       with((*Grain).end),
+		protocol.Post:      with((*Grain).post),
+		protocol.Mark:      with((*Grain).mark),
+		protocol.Read:      with((*Grain).read),
+		protocol.Disk:      with((*Grain).disk),
+		protocol.Session:   with((*Grain).session),
+		protocol.Report:    with((*Grain).report),
+		protocol.Exhaust:   with((*Grain).exhaust),
+		protocol.Trigger:   with((*Grain).trigger),
+		protocol.Schedule:  with((*Grain).schedule),
+		protocol.Rotate:    with((*Grain).rotate),
+		protocol.Redeliver: with((*Grain).redeliver),
+		protocol.Compact:   with((*Grain).compact),
+		protocol.Task:      with((*Grain).task),
+		protocol.Touch:     with((*Grain).touch),
 	}
 }
 
@@ -497,6 +499,8 @@ func (g *Grain) childEnded(c actor.Context, who *actor.PID) {
 		g.pod = nil
 	case g.turn != nil && who.Id == g.turn.Id:
 		g.turn = nil
+	case g.notifier != nil && who.Id == g.notifier.Id:
+		g.notifier, g.flying = nil, nil
 	default: // one that was stopped on purpose
 		return
 	}

@@ -5,7 +5,8 @@
 // repaired by the next activation. Its children do the slow work:
 //
 //	grain ── pod    starts, stops, watches the agent's pod and applies file changes (one operation at a time)
-//	      └─ turn   the running turn's clock: deadline, grace of a cancel, confirmation of the start
+//	      ├─ turn   the running turn's clock: deadline, grace of a cancel, confirmation of the start
+//	      └─ notifier  attempts at webhook deliveries, while any is due
 //
 // A child that panics is started anew with backoff; a grain that panics answers its caller, stops, and is activated
 // again by the next command or hint. A write that is refused because another activation owns the agent stops this one.
@@ -55,6 +56,7 @@ type Metrics interface {
 	Activated(delta int)
 	PodStatus(from, to agent.PodStatus)
 	ScheduleLag(late time.Duration)
+	Delivery(event, result string)
 }
 
 // Sealer encrypts and decrypts an agent's secrets and makes its runtime keys.
@@ -70,6 +72,7 @@ type Deps struct {
 	Places    Places
 	Runtime   agent.Runtime
 	Workspace agent.Workspace
+	Courier   agent.Courier
 	Sealer    Sealer
 	Settings  agent.Settings
 	Node      string
@@ -103,6 +106,11 @@ type Grain struct {
 	timer      *time.Timer
 	idleSince  time.Time
 	pod, turn  *actor.PID
+	notifier   *actor.PID
+	flying     []string // deliveries that it works on
+	dropping   bool
+	kept       int // deliveries that giveUp has passed
+	ended      int // deliveries that ended in this activation
 	restarts   int
 	waiting    map[string]*actor.PID     // callers of file changes, by command id
 	wokenAt    time.Time                 // first look that wanted to start a turn, for the wake metric
@@ -141,10 +149,14 @@ func (g *Grain) Receive(c actor.Context) {
 		g.observed(c, m)
 	case fileReport:
 		g.filesApplied(c, m)
+	case flight:
+		g.flying = m.ids
+	case attempted:
+		g.attempted(c, m)
 	case *actor.Terminated:
 		g.childEnded(c, m.Who)
 	case *actor.Stopping:
-		g.pod, g.turn = nil, nil // they end with this activation
+		g.pod, g.turn, g.notifier = nil, nil, nil // they end with this activation
 		g.stopTimer()
 		g.d.Metrics.Activated(-1)
 	}
@@ -199,20 +211,43 @@ func (g *Grain) step(c actor.Context, cmd *protocol.Command, decide decision) (a
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 	defer cancel()
-	m, queue, err := g.machine(ctx)
-	if err != nil {
-		return nil, g.failed(c, err)
+	var (
+		m           *agent.Machine
+		result      any
+		err         error
+		wasTurn     *agent.Turn
+		wasSession  *agent.Session
+		wasPod      agent.PodStatus
+		queue, more []agent.Message
+		known       = map[agent.MessageID]agent.Message{}
+	)
+	for { // twice where the decision needs messages that are not at hand
+		if m, queue, err = g.machine(ctx); err != nil {
+			return nil, g.failed(c, err)
+		}
+		m.Loaded = known
+		wasTurn, wasPod, wasSession = m.S.Turn, m.PodStatus(), m.S.Session
+		if result, err = decide(m); err != nil {
+			return nil, err
+		}
+		guard := m.C.Guard
+		if !m.S.Deleting {
+			m.Look(queue)
+		}
+		m.C.Guard = guard
+		if len(m.Missing) == 0 {
+			break
+		}
+		if more, err = g.d.Store.ByID(ctx, g.id, m.Missing); err != nil {
+			return nil, g.failed(c, err)
+		}
+		for _, id := range m.Missing {
+			known[id] = agent.Message{} // one that is not there either
+		}
+		for _, x := range more {
+			known[x.ID] = x
+		}
 	}
-	wasTurn, wasPod, wasSession := m.S.Turn, m.PodStatus(), m.S.Session
-	result, err := decide(m)
-	if err != nil {
-		return nil, err
-	}
-	guard := m.C.Guard
-	if !m.S.Deleting {
-		m.Look(queue)
-	}
-	m.C.Guard = guard
 	commit := m.Finish()
 	if g.idle(m, commit) {
 		g.perform(c, m)
@@ -262,7 +297,8 @@ func (g *Grain) step(c actor.Context, cmd *protocol.Command, decide decision) (a
 type committed func(agent.Committed) any
 
 // once names the commands whose repetition is told by their id; the others are safe to repeat as they are.
-var once = map[string]bool{protocol.Status: true, protocol.Balance: true, protocol.Update: true, protocol.Trigger: true, protocol.Schedule: true}
+var once = map[string]bool{protocol.Status: true, protocol.Balance: true, protocol.Update: true, protocol.Trigger: true, protocol.Schedule: true,
+	protocol.Rotate: true, protocol.Redeliver: true}
 
 // onceKey is under which a command's result is remembered.
 func onceKey(cmd *protocol.Command) string { return "cmd/" + cmd.Id }
@@ -374,6 +410,7 @@ func (g *Grain) look(c actor.Context) {
 func (g *Grain) perform(c actor.Context, m *agent.Machine) {
 	g.tellPod(c, m)
 	g.tellTurn(c, m)
+	g.tellNotifier(c, m)
 	due, alarm := m.Due(), m.Alarm()
 	if g.armed == unknown || due == 0 && g.armed != 0 || due > 0 && g.armed > 0 && alarm > g.armed && m.F.ClockMS >= g.armed {
 		g.rearm(alarm)
@@ -386,7 +423,7 @@ func (g *Grain) perform(c actor.Context, m *agent.Machine) {
 		wait = rest + time.Millisecond
 	}
 	g.deliver(c, m)
-	quiet := len(m.S.Intents) == 0 && m.S.Turn == nil && !m.S.Deleting && m.S.Update == "" && !m.CanStart() &&
+	quiet := len(m.S.Intents) == 0 && len(g.flying) == 0 && len(m.S.Dropping) == 0 && m.S.Turn == nil && !m.S.Deleting && m.S.Update == "" && !m.CanStart() &&
 		(m.S.Pod.Phase == agent.PodUp || m.S.Pod.Phase == agent.PodAbsent && !m.S.Pod.Want)
 	if quiet {
 		if time.Since(g.idleSince) >= g.d.Settings.Passivate {

@@ -18,32 +18,34 @@ import (
 
 // Kinds of commands to an agent's grain, with their bodies and results.
 const (
-	Look     = "look"     // –: something may be due; a hint, no answer
-	Observe  = "observe"  // –: as look, and the pod has changed
-	Yield    = "yield"    // –: another agent needs the pod's place; a hint, no answer
-	Status   = "status"   // StatusCommand → StatusResult
-	Delete   = "delete"   // DeleteCommand → –
-	Balance  = "balance"  // agent.BalanceChange → BalanceResult
-	Update   = "update"   // UpdateCommand → UpdateResult
-	Files    = "files"    // FilesCommand → – (the change is applied when the answer comes)
-	Wake     = "wake"     // – → WakeResult
-	Runtime  = "runtime"  // – → RuntimeResult
-	Attach   = "attach"   // agent.Attach → AttachResult
-	Detach   = "detach"   // RunnerCommand → –
-	Progress = "progress" // ProgressCommand → ProgressResult
-	End      = "end"      // EndCommand → agent.Ended
-	Post     = "post"     // ReplyCommand → MessageResult
-	Mark     = "mark"     // MarkCommand → MarkResult
-	Disk     = "disk"     // DiskCommand → –
-	Session  = "session"  // SessionCommand → –
-	Report   = "report"   // ReportCommand → ReportResult
-	Exhaust  = "exhaust"  // ExhaustCommand → –
-	Trigger  = "trigger"  // TriggerCommand → TriggerResult
-	Schedule = "schedule" // ScheduleCommand → ScheduleResult
-	Read     = "read"     // ReadCommand → MarkResult (mark-read by the user)
-	Compact  = "compact"  // CompactCommand → –
-	Touch    = "touch"    // – → –: what the runner may use has changed
-	Task     = "task"     // TaskCommand → TaskResult
+	Look      = "look"      // –: something may be due; a hint, no answer
+	Observe   = "observe"   // –: as look, and the pod has changed
+	Yield     = "yield"     // –: another agent needs the pod's place; a hint, no answer
+	Status    = "status"    // StatusCommand → StatusResult
+	Delete    = "delete"    // DeleteCommand → –
+	Balance   = "balance"   // agent.BalanceChange → BalanceResult
+	Update    = "update"    // UpdateCommand → UpdateResult
+	Files     = "files"     // FilesCommand → – (the change is applied when the answer comes)
+	Wake      = "wake"      // – → WakeResult
+	Runtime   = "runtime"   // – → RuntimeResult
+	Attach    = "attach"    // agent.Attach → AttachResult
+	Detach    = "detach"    // RunnerCommand → –
+	Progress  = "progress"  // ProgressCommand → ProgressResult
+	End       = "end"       // EndCommand → agent.Ended
+	Post      = "post"      // ReplyCommand → MessageResult
+	Mark      = "mark"      // MarkCommand → MarkResult
+	Disk      = "disk"      // DiskCommand → –
+	Session   = "session"   // SessionCommand → –
+	Report    = "report"    // ReportCommand → ReportResult
+	Exhaust   = "exhaust"   // ExhaustCommand → –
+	Trigger   = "trigger"   // TriggerCommand → TriggerResult
+	Schedule  = "schedule"  // ScheduleCommand → ScheduleResult
+	Rotate    = "rotate"    // RotateCommand → RotateResult
+	Redeliver = "redeliver" // RedeliverCommand → agent.Delivery
+	Read      = "read"      // ReadCommand → MarkResult (mark-read by the user)
+	Compact   = "compact"   // CompactCommand → –
+	Touch     = "touch"     // – → –: what the runner may use has changed
+	Task      = "task"      // TaskCommand → TaskResult
 )
 
 // Guard is what every runner call carries.
@@ -200,6 +202,19 @@ type (
 	ScheduleResult struct {
 		agent.Schedule
 		Replayed bool `json:"replayed,omitempty"`
+	}
+	// RotateCommand replaces the signing secret of webhooks by a sealed one; the present one goes on signing for a while.
+	RotateCommand struct {
+		Sealed  string `json:"sealed"`
+		GraceMS int64  `json:"grace_ms"`
+	}
+	// RotateResult says until when the former secret signs, 0 if it does not.
+	RotateResult struct {
+		FormerMS int64 `json:"former_ms,omitempty"`
+	}
+	// RedeliverCommand sends a delivery again.
+	RedeliverCommand struct {
+		ID string `json:"id"`
 	}
 	// ReadCommand marks replies as read by the user.
 	ReadCommand struct {

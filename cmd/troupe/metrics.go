@@ -29,6 +29,7 @@ type metrics struct {
 	kube        *prometheus.CounterVec
 	orphans     prometheus.Gauge
 	lag         prometheus.Histogram
+	deliveries  *prometheus.CounterVec
 }
 
 func newMetrics() *metrics {
@@ -49,7 +50,8 @@ func newMetrics() *metrics {
 	m.kube = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "troupe_kubernetes_calls_total", Help: "Calls to the Kubernetes API server."}, []string{"op", "outcome"})
 	m.orphans = prometheus.NewGauge(prometheus.GaugeOpts{Name: "troupe_orphan_volumes", Help: "Volumes whose agent the store does not know, as the sweeping node saw last."})
 	m.lag = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "troupe_schedule_lag_seconds", Help: "From a slot of a schedule to its message.", Buckets: fast})
-	m.reg.MustRegister(m.lag, m.kube, m.orphans, m.requests, m.seconds, m.sendAck, m.activations, m.turns, m.wakes, m.pods, m.fenced, m.llmTokens, m.llmCalls, m.restarts,
+	m.deliveries = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "troupe_webhook_deliveries_total", Help: "Attempts at webhook deliveries, by what became of them."}, []string{"event", "result"})
+	m.reg.MustRegister(m.deliveries, m.lag, m.kube, m.orphans, m.requests, m.seconds, m.sendAck, m.activations, m.turns, m.wakes, m.pods, m.fenced, m.llmTokens, m.llmCalls, m.restarts,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -61,6 +63,9 @@ func (m *metrics) Request(route, method string, code int, took time.Duration) {
 
 // ScheduleLag is how late a schedule fired.
 func (m *metrics) ScheduleLag(late time.Duration) { m.lag.Observe(late.Seconds()) }
+
+// Delivery counts an attempt at a webhook delivery: delivered, retried or dead.
+func (m *metrics) Delivery(event, result string) { m.deliveries.WithLabelValues(event, result).Inc() }
 
 // Kubernetes counts a call to the API server.
 func (m *metrics) Kubernetes(op string, err error) {

@@ -22,6 +22,7 @@ import (
 	"troupe/actors/agentgrain"
 	"troupe/actors/clockgrain"
 	"troupe/actors/fault"
+	"troupe/channels/webhook"
 	"troupe/cluster/member"
 	"troupe/http/auth"
 	"troupe/http/egress"
@@ -207,7 +208,7 @@ func (n *node) join(set agent.Settings) error {
 	if err != nil {
 		return err
 	}
-	deps := &agentgrain.Deps{Store: n.st, Places: n.st, Runtime: n.runtime, Workspace: runnerproto.NewWorkspace(), Sealer: n.box, Settings: set,
+	deps := &agentgrain.Deps{Store: n.st, Places: n.st, Runtime: n.runtime, Workspace: runnerproto.NewWorkspace(), Courier: webhook.New(egress.Client(set, agent.AttemptTimeout), set, version), Sealer: n.box, Settings: set,
 		Hint: func(id agent.ID) { n.agents.Hint(id) }, Node: n.cfg.NodeName, URLs: n.urls, Base: strings.TrimSuffix(n.cfg.InternalURL, "/"), Log: n.log, Metrics: n.metrics}
 	host, port, _ := net.SplitHostPort(n.cfg.ClusterListen)
 	p, _ := strconv.Atoi(port)

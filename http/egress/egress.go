@@ -3,10 +3,12 @@
 package egress
 
 import (
+	"context"
 	"net"
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -15,7 +17,10 @@ import (
 	"troupe/actors/agent"
 )
 
-// Client returns a guarded client. Redirects are not followed. Hosts of s.AllowHosts are let through when they are literal addresses.
+// ErrRefused is in the chain of the error when an address was refused.
+var ErrRefused = ssrf.ErrProhibitedIP
+
+// Client returns a guarded client. Redirects are not followed. What s.AllowHosts names, an address, a host or host:port, is let through.
 func Client(s agent.Settings, timeout time.Duration) *http.Client {
 	var opts []ssrf.Option
 	opts = append(opts, ssrf.WithAnyPort())
@@ -26,8 +31,14 @@ func Client(s agent.Settings, timeout time.Duration) *http.Client {
 		}
 		return guard.Safe(network, address, c)
 	}
-	dialer := &net.Dialer{Timeout: 10 * time.Second, Control: control}
-	return &http.Client{Timeout: timeout, Transport: &http.Transport{DialContext: dialer.DialContext, Proxy: nil, TLSHandshakeTimeout: 10 * time.Second,
+	guarded, plain := &net.Dialer{Timeout: 10 * time.Second, Control: control}, &net.Dialer{Timeout: 10 * time.Second}
+	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+		if host, _, err := net.SplitHostPort(address); err == nil && (slices.Contains(s.AllowHosts, strings.ToLower(host)) || slices.Contains(s.AllowHosts, address)) {
+			return plain.DialContext(ctx, network, address)
+		}
+		return guarded.DialContext(ctx, network, address)
+	}
+	return &http.Client{Timeout: timeout, Transport: &http.Transport{DialContext: dial, Proxy: nil, TLSHandshakeTimeout: 10 * time.Second,
 		ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }

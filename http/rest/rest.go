@@ -90,7 +90,7 @@ type rest struct{ Config }
 // Routes is the table of this room.
 func Routes(cfg Config) []route.Route {
 	r := &rest{cfg}
-	return slices.Concat(r.agentRoutes(), r.triggerRoutes(), r.scheduleRoutes(), r.taskRoutes(), r.mcpRoutes(), r.accountRoutes(), r.systemRoutes())
+	return slices.Concat(r.agentRoutes(), r.triggerRoutes(), r.scheduleRoutes(), r.webhookRoutes(), r.taskRoutes(), r.mcpRoutes(), r.accountRoutes(), r.systemRoutes())
 }
 
 // feature makes a route that needs the AI Agents feature (TEN-2).

@@ -128,13 +128,19 @@ func (w *World) step(n *node, act *activation, d decision) error {
 	if !act.loaded || f.Version != act.version && !w.Blind {
 		act.state, act.version, act.loaded = w.st.state, w.st.version, true
 	}
-	m := &agent.Machine{Spec: w.spec, S: decode[agent.State](act.state), F: f, Set: w.set, Now: f.NowMS, NewID: w.id}
+	m := &agent.Machine{Spec: w.spec, S: decode[agent.State](act.state), F: f, Set: w.set, Now: f.NowMS, NewID: w.id, Loaded: map[agent.MessageID]agent.Message{}}
+	for id, x := range w.st.msgs { // what is asked for by Missing in the real one
+		m.Loaded[id] = *x
+	}
 	if err := d(m); err != nil {
 		return err
 	}
 	guard := m.C.Guard
 	m.Look(w.st.waiting())
 	m.C.Guard = guard
+	if len(m.Missing) > 0 {
+		w.broken("messages %v are nowhere", m.Missing)
+	}
 	c := m.Finish()
 	c.Fence, c.Version = act.fence, act.version
 	if w.r.IntN(200) < w.Rates.Freeze && n.up { // between the decision and its commit
@@ -172,6 +178,7 @@ func (w *World) finish(n *node, act *activation, m *agent.Machine, c *agent.Comm
 		w.st.alarm = 0
 	}
 	w.act(n, act, m)
+	w.notify(n, act, m)
 	return nil
 }
 

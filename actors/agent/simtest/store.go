@@ -32,8 +32,9 @@ type store struct {
 	queue   []int64           // sequences that wait
 	bySeq   map[int64]agent.MessageID
 	turns   map[string]agent.Turn // as last recorded
-	alarm   int64                 // 0: none
-	pending int64                 // stamp in the pending set, 0: none
+	out     outbox
+	alarm   int64 // 0: none
+	pending int64 // stamp in the pending set, 0: none
 	seq     int64
 	cmds    []agent.Command
 	seen    *agent.State // the state as decoded last
@@ -50,7 +51,8 @@ func (s *store) view() *agent.State {
 }
 
 func newStore(w *World, balance int64) *store {
-	s := &store{w: w, clock: 1_700_000_000_000, msgs: map[agent.MessageID]*agent.Message{}, bySeq: map[int64]agent.MessageID{}, turns: map[string]agent.Turn{}}
+	s := &store{w: w, clock: 1_700_000_000_000, msgs: map[agent.MessageID]*agent.Message{}, bySeq: map[int64]agent.MessageID{}, turns: map[string]agent.Turn{},
+		out: outbox{map[string]agent.Delivery{}, map[string]agent.Delivery{}, map[string][]byte{}}}
 	s.f = agent.Figures{Account: "account", Status: agent.Active, Balance: balance}
 	s.state = agent.Encode(&agent.State{Status: agent.Active, Pod: agent.Pod{Want: true, Why: "created"}})
 	s.alarm = s.clock
@@ -207,6 +209,9 @@ func (s *store) mark(p agent.MarkPut, requeue map[agent.MessageID]agent.Place) {
 
 // record keeps turns, and checks that at most one runs (QUE-1).
 func (s *store) record(r agent.Record) {
+	if r.Kind == agent.RecordDelivery || r.Kind == agent.RecordOwed || r.Kind == agent.RecordPayload {
+		s.deliver(r)
+	}
 	if r.Kind != agent.RecordTurn {
 		return
 	}

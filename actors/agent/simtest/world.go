@@ -35,6 +35,7 @@ type World struct {
 	st     *store
 	nodes  []*node
 	pods   *pods
+	to     receiver
 	ids    int
 	outage int64 // ms that nobody could act
 	acked  map[agent.MessageID]bool
@@ -49,6 +50,8 @@ func New(seed uint64) *World {
 	if seed%2 == 0 {
 		w.spec.SessionMode = agent.Persistent
 	}
+	w.spec.Config.Webhooks = map[string]string{agent.EventComplete: "https://receiver.test/done", agent.EventFailed: "https://receiver.test/failed"}
+	w.to.up = seed%5 > 0
 	w.st, w.pods = newStore(w, 1_000_000), &pods{w: w}
 	for _, name := range []string{"a", "b", "c"} {
 		n := &node{name: name}
@@ -237,7 +240,12 @@ func (w *World) Settle() {
 		w.Runner()
 		w.Tick(500)
 	}
+	w.to.up = true
+	for i := 0; i < 300 && len(w.st.out.owed) > 0; i++ {
+		w.Tick(60_000)
+	}
 	w.check(quiet())
+	w.checkDeliveries(len(w.st.out.owed) == 0)
 }
 
 func (w *World) check(quiet bool) {
