@@ -365,12 +365,13 @@ func (m *Machine) reply(t *Turn, r ReplyDraft, older func(MessageID) (Message, b
 	if err != nil {
 		return "", err
 	}
-	if e := t.Entry(to); e == nil {
-		if _, early := t.Early[to]; early {
-			t.Early[to] = id
-		}
-	} else if e.Answered {
+	if body.Channel == ChannelAgent && !stored {
+		return id, nil // it is a reply when the recipient has it
+	}
+	if e := t.Entry(to); e != nil {
 		e.Reply = id
+	} else if _, early := t.Early[to]; early {
+		t.Early[to] = id
 	}
 	return id, nil
 }

@@ -57,6 +57,7 @@ type Delivery struct {
 	Event       string    `json:"event"`
 	URL         string    `json:"url"`
 	Callback    bool      `json:"callback,omitempty"` // of one task, not of the configuration (LEG-7)
+	Gen         int       `json:"gen,omitempty"`      // State.HookGen of the event when it was made
 	Message     MessageID `json:"message,omitempty"`
 	Status      string    `json:"status"`
 	Attempts    int       `json:"attempts,omitempty"`
@@ -75,12 +76,11 @@ type Outgoing struct {
 	Payload []byte
 }
 
-// Attempt is what became of one attempt. Busy: it was not made, this node has too many under way.
+// Attempt is what became of one attempt.
 type Attempt struct {
 	Code  int           // 0: no answer
 	Error string        // why it is no success, safe to show
 	After time.Duration // Retry-After of the receiver
-	Busy  bool
 }
 
 // payload is the body of an event. All members but the last are always there.
@@ -116,7 +116,10 @@ func (m *Machine) owe(to string, callback bool, p payload) {
 	if to == "" || m.S.Deleting { // OUT-10
 		return
 	}
-	d := Delivery{ID: m.NewID(), Event: p.Event, URL: to, Callback: callback, Message: p.toMessage, Status: DeliveryPending, CreatedMS: max(m.Now, m.S.Dropping[p.Event]+1), NextMS: m.Now}
+	d := Delivery{ID: m.NewID(), Event: p.Event, URL: to, Callback: callback, Message: p.toMessage, Status: DeliveryPending, CreatedMS: m.Now, NextMS: m.Now}
+	if !callback {
+		d.Gen = m.S.HookGen[p.Event]
+	}
 	p.ID, p.Agent, p.At = DeliveryID(d.ID), m.Spec.ID, Stamp(m.Now)
 	if p.toMessage != "" {
 		p.Message = some(p.toMessage.String())
@@ -270,7 +273,7 @@ func (m *Machine) Attempted(d Delivery, a Attempt, next int64, flying int) strin
 	switch {
 	case a.Code >= 200 && a.Code < 300:
 		d.Status, d.DeliveredMS, d.Error, result = DeliveryDone, m.Now, "", DeliveryDone
-	case !d.Callback && (m.Spec.Config.Webhooks[d.Event] == "" || m.dropped(&d)):
+	case !d.Callback && (m.Spec.Config.Webhooks[d.Event] == "" || m.S.Removed(&d)):
 		d.Error = removed
 		fallthrough
 	case a.Code == 410, d.NextMS > d.FirstMS+DeliveryBudget.Milliseconds():
@@ -302,26 +305,24 @@ const removed = "The URL was removed"
 // dropWebhooks notes that URLs were removed: what is pending for them is given up (OUT-10).
 func (m *Machine) dropWebhooks(old, now map[string]string) {
 	for _, event := range WebhookEvents {
-		if old[event] != "" && now[event] == "" && m.S.Owed > 0 {
-			if m.S.Dropping == nil {
-				m.S.Dropping = map[string]int64{}
+		if old[event] != "" && now[event] == "" {
+			if m.S.HookGen == nil {
+				m.S.HookGen = map[string]int{}
 			}
-			m.S.Dropping[event] = m.Now
+			m.S.HookGen[event]++
+			m.S.Sweeping = m.S.Owed > 0
 		}
 	}
 }
 
-// dropped says whether the URL of a delivery was removed after it was made.
-func (m *Machine) dropped(d *Delivery) bool {
-	at, dropping := m.S.Dropping[d.Event]
-	return dropping && !d.Callback && d.CreatedMS <= at
-}
+// Removed says whether the URL of a delivery was removed after it was made, or made anew.
+func (s *State) Removed(d *Delivery) bool { return !d.Callback && d.Gen != s.HookGen[d.Event] }
 
-// GiveUp gives up those of a page of pending deliveries whose URL was removed; it returns which are kept. Last says that the page is the
-// last one. Those under way are left to their attempt.
+// GiveUp gives up those of a page of pending deliveries whose URL was removed; it returns how many are kept. Last says that the page is the
+// last one. Those under way are left to their attempt; one that is missed is not sent either, when its time comes.
 func (m *Machine) GiveUp(page []Delivery, last bool, flying []string) (kept int) {
 	for _, d := range page {
-		if !m.dropped(&d) || slices.Contains(flying, d.ID) {
+		if !m.S.Removed(&d) || slices.Contains(flying, d.ID) {
 			kept++
 			continue
 		}
@@ -329,8 +330,8 @@ func (m *Machine) GiveUp(page []Delivery, last bool, flying []string) (kept int)
 		m.S.Owed--
 		m.putDelivery(&d)
 	}
-	if last && len(flying) == 0 {
-		m.S.Dropping = nil
+	if last {
+		m.S.Sweeping = false
 	}
 	if m.S.Owed == 0 {
 		m.S.NotifyMS = 0
@@ -338,19 +339,24 @@ func (m *Machine) GiveUp(page []Delivery, last bool, flying []string) (kept int)
 	return kept
 }
 
+// Recount takes in what the outbox holds, and the earliest instant in it.
+func (m *Machine) Recount(owed, next int64) { m.S.Owed, m.S.NotifyMS = owed, next }
+
 // Forgotten says whether the log no longer keeps the delivery (OUT-8).
 func (d *Delivery) Forgotten(nowMS int64) bool {
 	return d.Status != DeliveryPending && d.CreatedMS < nowMS-DeliveryAge.Milliseconds()
 }
 
-// Prune drops those of the oldest deliveries that the log no longer keeps.
-func (m *Machine) Prune(oldest []Delivery) {
+// Prune drops those of the oldest deliveries that the log no longer keeps, and returns how many.
+func (m *Machine) Prune(oldest []Delivery) (dropped int) {
 	for _, d := range oldest {
 		if d.Forgotten(m.Now) {
 			m.record(Record{Kind: RecordDelivery, ID: d.ID})
 			m.record(Record{Kind: RecordPayload, ID: d.ID})
+			dropped++
 		}
 	}
+	return dropped
 }
 
 // NoDelivery is the answer for an id that is no delivery of the agent.
@@ -367,8 +373,11 @@ func (m *Machine) Redeliver(d Delivery) (Delivery, error) {
 		return d, Gone()
 	case d.Status == DeliveryPending:
 		return d, fault.New(fault.Conflict, "delivery_pending", "The delivery is still pending")
-	case to == "" || m.dropped(&d):
+	case to == "":
 		return d, fault.Newf(fault.Conflict, "webhook_not_configured", "The agent has no URL for %s", d.Event)
+	}
+	if !d.Callback {
+		d.Gen = m.S.HookGen[d.Event]
 	}
 	d.URL, d.Status, d.Tries, d.FirstMS, d.NextMS, d.DeliveredMS = to, DeliveryPending, 0, 0, m.Now, 0
 	m.putDelivery(&d)

@@ -304,7 +304,7 @@ func (m *Machine) Due() int64 {
 		}
 		due = append(due, at)
 	}
-	if len(s.Dropping) > 0 {
+	if s.Sweeping {
 		due = append(due, m.Now+deliveryLook.Milliseconds())
 	}
 	if s.Resize > 0 {

@@ -478,7 +478,7 @@ type Workspace interface {
 
 // Courier carries webhook deliveries to their receivers.
 type Courier interface {
-	// Send makes one attempt (OUT-7), signed with every secret given. It returns within AttemptTimeout; whatever happens is a result.
+	// Send makes one attempt (OUT-7), signed with every secret given. It waits for room as long as an attempt may take, AttemptTimeout; whatever happens is a result.
 	Send(ctx context.Context, o *Outgoing, secrets []Secret) Attempt
 }
 

@@ -195,7 +195,8 @@ func (m *Machine) endTask(outcome Outcome, reason string) {
 		m.record(Record{Kind: RecordTask, ID: string(t.Task)})
 		return
 	}
-	if m.returned() { // only its input did
+	back := m.returned() // only its input did
+	if back {
 		outcome = AwaitingInput
 	}
 	out := Task{ID: t.Task, Step: t.Step, Result: t.Result}
@@ -217,7 +218,9 @@ func (m *Machine) endTask(outcome Outcome, reason string) {
 		}
 	}
 	m.putTask(out)
-	m.callBack(t.Callback, &out)
+	if !back { // else it was told before
+		m.callBack(t.Callback, &out)
+	}
 }
 
 // CancelTask cancels a queued or running task (LEG-8) and returns when. Known is its record, nil for none; msg the task.

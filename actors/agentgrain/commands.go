@@ -3,6 +3,7 @@ package agentgrain
 import (
 	"cmp"
 	"context"
+	"slices"
 	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -396,7 +397,7 @@ func (g *Grain) read(c actor.Context, cmd *protocol.Command, b protocol.ReadComm
 		return nil, err
 	}
 	return g.step(c, cmd, func(m *agent.Machine) (any, error) {
-		n, ignored := m.ReadReplies(known, b.IDs)
+		n, ignored := m.ReadReplies(slices.Clone(known), b.IDs) // a decision may be made twice
 		return protocol.MarkResult{Updated: n, Ignored: ignored}, nil
 	})
 }

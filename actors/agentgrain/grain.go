@@ -108,8 +108,9 @@ type Grain struct {
 	pod, turn  *actor.PID
 	notifier   *actor.PID
 	flying     []string // deliveries that it works on
-	dropping   bool
-	kept       int // deliveries that giveUp has passed
+	notifiers  int      // made so far
+	sweeping   bool
+	kept       int // deliveries that sweep has passed
 	ended      int // deliveries that ended in this activation
 	restarts   int
 	waiting    map[string]*actor.PID     // callers of file changes, by command id
@@ -150,7 +151,9 @@ func (g *Grain) Receive(c actor.Context) {
 	case fileReport:
 		g.filesApplied(c, m)
 	case flight:
-		g.flying = m.ids
+		g.underWay(m)
+	case nothing:
+		g.nothingDue(c, m)
 	case attempted:
 		g.attempted(c, m)
 	case *actor.Terminated:
@@ -423,7 +426,7 @@ func (g *Grain) perform(c actor.Context, m *agent.Machine) {
 		wait = rest + time.Millisecond
 	}
 	g.deliver(c, m)
-	quiet := len(m.S.Intents) == 0 && len(g.flying) == 0 && len(m.S.Dropping) == 0 && m.S.Turn == nil && !m.S.Deleting && m.S.Update == "" && !m.CanStart() &&
+	quiet := len(m.S.Intents) == 0 && len(g.flying) == 0 && !m.S.Sweeping && m.S.Turn == nil && !m.S.Deleting && m.S.Update == "" && !m.CanStart() &&
 		(m.S.Pod.Phase == agent.PodUp || m.S.Pod.Phase == agent.PodAbsent && !m.S.Pod.Want)
 	if quiet {
 		if time.Since(g.idleSince) >= g.d.Settings.Passivate {

@@ -3,6 +3,7 @@ package agentgrain
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"slices"
 	"time"
 
@@ -15,17 +16,18 @@ import (
 
 const (
 	notifyPause  = time.Second // before something that did not work is done again
-	dropPage     = 200         // pending deliveries given up in one commit
+	sweepPage    = 200         // pending deliveries looked at in one commit
 	pruneEvery   = 50          // deliveries that ended in this activation between two looks at the log's end
 	pruneBatch   = 50
-	attemptLimit = agent.AttemptTimeout + 2*time.Second
+	attemptLimit = 2*agent.AttemptTimeout + 2*time.Second // to wait for a place, and to be made
 )
 
 // notifyWish says that deliveries are due. Fresh are those of the step that it follows.
 type notifyWish struct {
 	nowMS   int64
 	fresh   []agent.Outgoing
-	secrets []sealed // that sign
+	secrets []sealed       // that sign
+	gens    map[string]int // State.HookGen
 }
 
 type sealed struct{ slot, value string }
@@ -34,16 +36,27 @@ type sealed struct{ slot, value string }
 type attempted struct {
 	agent.Delivery
 	agent.Attempt
-	again bool // it may have been stored already
+	gen int // of the notifier
 }
 
 type (
-	flight   struct{ ids []string } // what is under way, to the parent
-	settled  struct{ id string }    // an attempt is stored, or no longer of interest
-	landed   struct{ attempted }    // from the goroutine of an attempt
-	duePage  struct{ rows []agent.Delivery }
-	retell   struct{ x *attempted }
-	lookDone struct{}
+	flight struct { // what is under way, to the parent
+		gen int
+		ids []string
+	}
+	nothing struct{ gen int }   // is due and nothing under way, to the parent
+	settled struct{ id string } // an attempt is stored, or no longer of interest
+	landed  struct {            // from the goroutine of an attempt
+		x *attempted
+		a agent.Attempt
+	}
+	unmade  struct{ x *attempted } // it could not be made: the store is away
+	retell  struct{ x *attempted } // not stored yet
+	duePage struct {
+		rows []agent.Delivery
+		err  error
+	}
+	goOn struct{} // after a pause
 )
 
 // notifier works on the outbox of webhook deliveries: it reads what is due, makes the attempts, at most agent.MaxFlying at a time, and tells
@@ -51,13 +64,16 @@ type (
 type notifier struct {
 	d       *Deps
 	id      agent.ID
+	gen     int
 	ctx     context.Context
 	cancel  context.CancelFunc
 	wish    notifyWish
 	at      time.Time // when the wish came
 	flying  map[string]*attempted
+	ended   map[string]bool // what was settled while a page was being read, which may show it as it was
 	reading bool
-	more    bool // something is due that has not been begun
+	resting bool // until goOn
+	more    bool // something may be due that has not been begun
 }
 
 // Receive implements actor.Actor.
@@ -73,39 +89,42 @@ func (n *notifier) Receive(c actor.Context) {
 		}
 		n.read(c)
 	case duePage:
-		n.reading = false
-		for _, d := range m.rows {
-			n.begin(c, d, nil)
-		}
+		n.due(c, m)
 	case landed:
-		n.land(c, m)
+		if n.flying[m.x.ID] == m.x && n.ctx.Err() == nil {
+			m.x.Attempt = m.a
+			n.tell(c, m.x)
+		}
+	case unmade:
+		if n.flying[m.x.ID] == m.x {
+			delete(n.flying, m.x.ID)
+			n.report(c)
+			n.rest(c)
+		}
 	case retell:
-		if n.flying[m.x.ID] == m.x { // not stored yet
-			m.x.again = true
+		if n.flying[m.x.ID] == m.x {
 			n.tell(c, m.x)
 		}
 	case settled:
 		delete(n.flying, m.id)
+		if n.reading {
+			n.ended[m.id] = true
+		}
 		n.report(c)
 		if n.more {
 			n.read(c)
 		}
-	case lookDone:
+	case goOn:
+		n.resting = false
 		n.read(c)
 	case *actor.Stopping:
 		n.cancel()
 	}
 }
 
-func (n *notifier) ids() []string {
-	out := make([]string, 0, len(n.flying))
-	for id := range n.flying {
-		out = append(out, id)
-	}
-	return out
+func (n *notifier) report(c actor.Context) {
+	c.Send(c.Parent(), flight{n.gen, slices.Collect(maps.Keys(n.flying))})
 }
-
-func (n *notifier) report(c actor.Context) { c.Send(c.Parent(), flight{n.ids()}) }
 
 // later sends a message to this actor after the pause.
 func later(c actor.Context, msg any) {
@@ -113,27 +132,52 @@ func later(c actor.Context, msg any) {
 	time.AfterFunc(notifyPause, func() { root.Send(self, msg) })
 }
 
+// rest keeps the notifier from reading before the pause is over.
+func (n *notifier) rest(c actor.Context) {
+	if !n.resting {
+		n.resting = true
+		later(c, goOn{})
+	}
+}
+
 // read looks for what is due, as far as there is room.
 func (n *notifier) read(c actor.Context) {
-	if n.reading || len(n.flying) >= agent.MaxFlying {
+	if n.reading || n.resting || len(n.flying) >= agent.MaxFlying {
 		n.more = true
 		return
 	}
-	n.reading, n.more = true, false
-	now := n.wish.nowMS + time.Since(n.at).Milliseconds()
-	self, root, d, id, ctx, limit := c.Self(), c.ActorSystem().Root, n.d, n.id, n.ctx, agent.MaxFlying+1
+	n.reading, n.more, n.ended = true, false, map[string]bool{}
+	self, root, d, id, ctx := c.Self(), c.ActorSystem().Root, n.d, n.id, n.ctx
 	go func() {
 		ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 		defer cancel()
-		rows, err := records[agent.Delivery](ctx, d, id, agent.RecordPage{Kind: agent.RecordOwed, Limit: limit})
-		if err != nil {
-			d.Log.Warn("outbox could not be read", "agent_id", id, "err", err)
-		}
-		root.Send(self, duePage{slices.DeleteFunc(rows, func(d agent.Delivery) bool { return d.NextMS > now })})
+		rows, err := records[agent.Delivery](ctx, d, id, agent.RecordPage{Kind: agent.RecordOwed, Limit: agent.MaxFlying + 1})
+		root.Send(self, duePage{rows, err})
 	}()
 }
 
-// begin starts an attempt, unless the delivery is under way or there is no room.
+func (n *notifier) due(c actor.Context, m duePage) {
+	n.reading = false
+	if m.err != nil {
+		n.d.Log.Warn("outbox could not be read", "agent_id", n.id, "err", m.err)
+		n.rest(c)
+		return
+	}
+	now := n.wish.nowMS + time.Since(n.at).Milliseconds()
+	for _, d := range m.rows {
+		if d.NextMS <= now && !n.ended[d.ID] {
+			n.begin(c, d, nil)
+		}
+	}
+	switch {
+	case n.more && len(n.flying) < agent.MaxFlying:
+		n.read(c)
+	case len(n.flying) == 0:
+		c.Send(c.Parent(), nothing{n.gen})
+	}
+}
+
+// begin starts an attempt, unless the delivery is under way or there is no room. One whose URL was removed is told without being sent.
 func (n *notifier) begin(c actor.Context, d agent.Delivery, payload []byte) {
 	if n.flying[d.ID] != nil {
 		return
@@ -142,22 +186,31 @@ func (n *notifier) begin(c actor.Context, d agent.Delivery, payload []byte) {
 		n.more = true
 		return
 	}
-	n.flying[d.ID] = &attempted{Delivery: d}
+	x := &attempted{Delivery: d, gen: n.gen}
+	n.flying[d.ID] = x
 	n.report(c)
+	if s := (agent.State{HookGen: n.wish.gens}); s.Removed(&d) {
+		n.tell(c, x)
+		return
+	}
 	self, root, deps, id, ctx, sealed := c.Self(), c.ActorSystem().Root, n.d, n.id, n.ctx, n.wish.secrets
 	go func() {
 		ctx, cancel := context.WithTimeout(ctx, attemptLimit)
 		defer cancel()
-		root.Send(self, landed{attempted{Delivery: d, Attempt: deps.attempt(ctx, id, d, payload, sealed)}})
+		a, err := deps.attempt(ctx, id, d, payload, sealed)
+		if err != nil {
+			root.Send(self, unmade{x})
+			return
+		}
+		root.Send(self, landed{x, a})
 	}()
 }
 
-// attempt loads what is missing and sends. What cannot be loaded now is as if the node were busy.
-func (d *Deps) attempt(ctx context.Context, id agent.ID, x agent.Delivery, payload []byte, sealed []sealed) agent.Attempt {
+// attempt loads what is missing and sends. An error is one of the store.
+func (d *Deps) attempt(ctx context.Context, id agent.ID, x agent.Delivery, payload []byte, sealed []sealed) (a agent.Attempt, err error) {
 	if payload == nil {
-		var err error
-		if payload, err = d.Store.Record(ctx, id, agent.RecordPayload, x.ID); err != nil || payload == nil {
-			return agent.Attempt{Busy: true}
+		if payload, err = d.Store.Record(ctx, id, agent.RecordPayload, x.ID); err != nil {
+			return a, err
 		}
 	}
 	var secrets []agent.Secret
@@ -165,26 +218,11 @@ func (d *Deps) attempt(ctx context.Context, id agent.ID, x agent.Delivery, paylo
 		clear, err := d.Sealer.Open(string(id), s.slot, s.value)
 		if err != nil {
 			d.Log.Error("signing secret cannot be opened", "agent_id", id, "err", err)
-			return agent.Attempt{Error: "The signing secret cannot be opened"}
+			return agent.Attempt{Error: "The signing secret cannot be opened"}, nil
 		}
 		secrets = append(secrets, agent.NewSecret(clear))
 	}
-	return d.Courier.Send(ctx, &agent.Outgoing{Delivery: x, Payload: payload}, secrets)
-}
-
-func (n *notifier) land(c actor.Context, m landed) {
-	x := n.flying[m.ID]
-	if x == nil || n.ctx.Err() != nil {
-		return
-	}
-	if m.Busy {
-		delete(n.flying, m.ID)
-		n.report(c)
-		later(c, lookDone{})
-		return
-	}
-	*x = m.attempted
-	n.tell(c, x)
+	return d.Courier.Send(ctx, &agent.Outgoing{Delivery: x, Payload: payload}, secrets), nil
 }
 
 func (n *notifier) tell(c actor.Context, x *attempted) {
@@ -195,6 +233,10 @@ func (n *notifier) tell(c actor.Context, x *attempted) {
 // tellNotifier keeps the notifier in step with the committed outbox.
 func (g *Grain) tellNotifier(c actor.Context, m *agent.Machine) {
 	s := &m.S
+	if s.Sweeping && !s.Deleting && !g.sweeping {
+		g.sweep(c) // what it commits is followed by this again
+		return
+	}
 	if s.Deleting || s.Owed == 0 && len(g.flying) == 0 {
 		if g.notifier != nil {
 			c.Unwatch(g.notifier)
@@ -203,17 +245,16 @@ func (g *Grain) tellNotifier(c actor.Context, m *agent.Machine) {
 		}
 		return
 	}
-	if len(s.Dropping) > 0 {
-		g.giveUp(c)
-	}
 	if s.Owed <= int64(len(g.flying)) || s.NotifyMS == 0 || s.NotifyMS > m.Now {
 		return
 	}
 	if g.notifier == nil {
-		g.notifier = c.Spawn(actor.PropsFromProducer(func() actor.Actor { return &notifier{d: g.d, id: g.id} }))
+		g.notifiers++ // what the former one still says is not of this one
+		gen := g.notifiers
+		g.notifier = c.Spawn(actor.PropsFromProducer(func() actor.Actor { return &notifier{d: g.d, id: g.id, gen: gen} }))
 		c.Watch(g.notifier)
 	}
-	w := notifyWish{nowMS: m.Now, fresh: m.Fresh}
+	w := notifyWish{nowMS: m.Now, fresh: m.Fresh, gens: s.HookGen}
 	for _, slot := range []string{agent.SlotWebhook, agent.SlotWebhookOld} {
 		if v := m.Spec.Sealed[slot]; v != "" && (slot == agent.SlotWebhook || m.Now < m.Spec.FormerMS) {
 			w.secrets = append(w.secrets, sealed{slot, v})
@@ -222,8 +263,18 @@ func (g *Grain) tellNotifier(c actor.Context, m *agent.Machine) {
 	c.Send(g.notifier, w)
 }
 
+// underWay takes in what the notifier works on.
+func (g *Grain) underWay(m flight) {
+	if g.notifier != nil && m.gen == g.notifiers {
+		g.flying = m.ids
+	}
+}
+
 // attempted stores the end of an attempt.
 func (g *Grain) attempted(c actor.Context, r attempted) {
+	if g.notifier == nil || r.gen != g.notifiers {
+		return
+	}
 	result, err := g.storeAttempt(c, r)
 	switch {
 	case fault.Is(err, fault.Fenced) || g.gone:
@@ -235,76 +286,96 @@ func (g *Grain) attempted(c actor.Context, r attempted) {
 	if result != "" {
 		g.d.Metrics.Delivery(r.Event, result)
 	}
+	g.flying = slices.DeleteFunc(slices.Clone(g.flying), func(id string) bool { return id == r.ID })
 	if g.notifier != nil {
 		c.Send(g.notifier, settled{r.ID})
 	}
-	g.flying = slices.DeleteFunc(g.flying, func(id string) bool { return id == r.ID })
 	if result == agent.DeliveryDone || result == agent.DeliveryDead {
 		g.prune(c)
 	}
 }
 
+// storeAttempt stores what became of a delivery, unless that has been stored, or it is no longer owed.
 func (g *Grain) storeAttempt(c actor.Context, r attempted) (result string, err error) {
-	if err := g.load(); err != nil {
-		return "", err
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 	defer cancel()
-	if r.again {
-		body, err := g.d.Store.Record(ctx, g.id, agent.RecordOwed, r.ID)
-		if err != nil {
-			return "", err
-		}
-		var now agent.Delivery
-		if body == nil || json.Unmarshal(body, &now) == nil && now.Attempts > r.Attempts {
-			return "", nil // an earlier telling was stored
-		}
-	}
-	others := slices.DeleteFunc(slices.Clone(g.flying), func(id string) bool { return id == r.ID })
-	var s struct{ Owed int64 }
-	if err := json.Unmarshal(g.state, &s); err != nil {
+	body, err := g.d.Store.Record(ctx, g.id, agent.RecordOwed, r.ID)
+	if err != nil || body == nil {
 		return "", err
 	}
-	next := int64(0)
-	if s.Owed > int64(1+len(others)) {
-		rows, err := records[agent.Delivery](ctx, g.d, g.id, agent.RecordPage{Kind: agent.RecordOwed, Limit: agent.MaxFlying + 1})
-		if err != nil {
-			return "", err
-		}
-		for _, d := range rows {
-			if d.ID != r.ID && !slices.Contains(others, d.ID) {
-				next = d.NextMS
-				break
-			}
-		}
+	var d agent.Delivery
+	if err := json.Unmarshal(body, &d); err != nil {
+		return "", err
+	}
+	if d.Attempts != r.Attempts {
+		return "", nil
+	}
+	others := slices.DeleteFunc(slices.Clone(g.flying), func(id string) bool { return id == r.ID })
+	owed, next, err := g.outbox(ctx, append(others, r.ID))
+	if err != nil {
+		return "", err
 	}
 	_, err = g.step(c, nil, func(m *agent.Machine) (any, error) {
-		result = m.Attempted(r.Delivery, r.Attempt, next, len(others))
+		m.S.Owed = owed
+		result = m.Attempted(d, r.Attempt, next, len(others))
 		return nil, nil
 	})
 	return result, err
 }
 
-// giveUp gives up pending deliveries whose URL was removed, a page at a time (OUT-10).
-func (g *Grain) giveUp(c actor.Context) {
-	if g.dropping {
+// outbox reads how many deliveries are owed, and the earliest instant of those that are not excepted, 0 for none.
+func (g *Grain) outbox(ctx context.Context, except []string) (owed, next int64, err error) {
+	bodies, total, err := g.d.Store.Recorded(ctx, g.id, agent.RecordPage{Kind: agent.RecordOwed, Limit: len(except) + 1})
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, b := range bodies {
+		var d agent.Delivery
+		if err := json.Unmarshal(b, &d); err != nil {
+			return 0, 0, err
+		}
+		if !slices.Contains(except, d.ID) {
+			return int64(total), d.NextMS, nil
+		}
+	}
+	return int64(total), 0, nil
+}
+
+// nothingDue corrects an instant that has passed without anything being due.
+func (g *Grain) nothingDue(c actor.Context, m nothing) {
+	if g.notifier == nil || m.gen != g.notifiers || len(g.flying) > 0 {
 		return
 	}
-	g.dropping = true
-	defer func() { g.dropping = false }()
 	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 	defer cancel()
-	page, err := records[agent.Delivery](ctx, g.d, g.id, agent.RecordPage{Kind: agent.RecordOwed, Offset: g.kept, Limit: dropPage})
+	owed, next, err := g.outbox(ctx, nil)
 	if err != nil {
 		return // the next look finds it again
 	}
-	last := len(page) < dropPage
-	if _, err := g.step(c, nil, func(m *agent.Machine) (any, error) { g.kept += m.GiveUp(page, last, g.flying); return nil, nil }); err != nil || last {
+	if _, err := g.step(c, nil, func(m *agent.Machine) (any, error) { m.Recount(owed, next); return nil, nil }); err != nil {
+		g.arm(reloadPause)
+	}
+}
+
+// sweep gives up pending deliveries whose URL was removed, a page at a time (OUT-10).
+func (g *Grain) sweep(c actor.Context) {
+	g.sweeping = true
+	defer func() { g.sweeping = false }()
+	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
+	defer cancel()
+	page, err := records[agent.Delivery](ctx, g.d, g.id, agent.RecordPage{Kind: agent.RecordOwed, Offset: g.kept, Limit: sweepPage})
+	if err != nil {
+		return // the next look finds it again
+	}
+	last, kept := len(page) < sweepPage, 0
+	if _, err = g.step(c, nil, func(m *agent.Machine) (any, error) { kept = m.GiveUp(page, last, g.flying); return nil, nil }); err != nil {
+		g.kept = 0
+		return
+	}
+	if g.kept += kept; last {
 		g.kept = 0
 	}
-	if err == nil && !last {
-		c.Send(c.Self(), &protocol.Command{Kind: protocol.Look})
-	}
+	c.Send(c.Self(), &protocol.Command{Kind: protocol.Look})
 }
 
 // prune drops what is older than the log is kept, now and then (OUT-8). What a crash leaves is found again.
@@ -318,7 +389,8 @@ func (g *Grain) prune(c actor.Context) {
 	if err != nil || len(oldest) == 0 {
 		return
 	}
-	if _, err := g.step(c, nil, func(m *agent.Machine) (any, error) { m.Prune(oldest); return nil, nil }); err == nil && oldest[len(oldest)-1].Forgotten(time.Now().UnixMilli()) && len(oldest) == pruneBatch {
+	dropped := 0
+	if _, err := g.step(c, nil, func(m *agent.Machine) (any, error) { dropped = m.Prune(oldest); return nil, nil }); err == nil && dropped == pruneBatch {
 		g.ended = 0 // there is more
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/asynkron/protoactor-go/actor"
 
@@ -41,7 +42,7 @@ func (g *Grain) schedule(c actor.Context, cmd *protocol.Command, b protocol.Sche
 	}
 	return g.step(c, cmd, func(m *agent.Machine) (any, error) {
 		if len(m.Schedules.All) == 0 { // else a slot is due, and they were read in this step
-			m.Schedules.All = all
+			m.Schedules.All = slices.Clone(all) // a decision may be made twice
 		}
 		var out protocol.ScheduleResult
 		var err error

@@ -4,7 +4,7 @@
 // When an attempt is made, and what follows from its result, is decided by actors/agent; this room only makes it.
 //
 // A node makes a bounded number of attempts at a time, and of those to one receiver only a small part: a receiver that hangs holds up
-// nobody else's events.
+// nobody else's events. An attempt that finds no room in ten seconds has failed like one that got no answer.
 package webhook
 
 import (
@@ -23,6 +23,7 @@ import (
 	"time"
 
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+	"golang.org/x/sync/semaphore"
 
 	"troupe/actors/agent"
 	"troupe/http/egress"
@@ -40,14 +41,16 @@ type Sender struct {
 	set    agent.Settings
 	agent  string // User-Agent
 
+	patience time.Duration // for room
+
+	total *semaphore.Weighted
 	mu    sync.Mutex
-	hosts map[string]int
-	total int
+	hosts map[string]*place
 }
 
 // New returns a sender that calls through client.
 func New(client *http.Client, set agent.Settings, version string) *Sender {
-	return &Sender{client: client, set: set, agent: "troupe/" + version, hosts: map[string]int{}}
+	return &Sender{client: client, set: set, agent: "troupe/" + version, patience: agent.AttemptTimeout, total: semaphore.NewWeighted(maxTotal), hosts: map[string]*place{}}
 }
 
 // Send implements agent.Courier.
@@ -59,10 +62,11 @@ func (s *Sender) Send(ctx context.Context, o *agent.Outgoing, secrets []agent.Se
 	if err != nil {
 		return agent.Attempt{Error: "The URL must be an absolute URL"}
 	}
-	if !s.enter(u.Host) {
-		return agent.Attempt{Busy: true}
+	leave, ok := s.enter(ctx, strings.ToLower(u.Hostname()))
+	if !ok {
+		return agent.Attempt{Error: "Too many attempts are under way"}
 	}
-	defer s.leave(u.Host)
+	defer leave()
 	ctx, cancel := context.WithTimeout(ctx, agent.AttemptTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, o.URL, bytes.NewReader(o.Payload))
@@ -112,24 +116,45 @@ func sign(h http.Header, id string, at time.Time, body []byte, secrets []agent.S
 	return nil
 }
 
-func (s *Sender) enter(host string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.total >= maxTotal || s.hosts[host] >= maxHost {
-		return false
-	}
-	s.total++
-	s.hosts[host]++
-	return true
+// place is the room of one receiver.
+type place struct {
+	sem   *semaphore.Weighted
+	users int // that have it or wait for it
 }
 
-func (s *Sender) leave(host string) {
+// enter waits for room, at the receiver first and then on this node, as long as an attempt may last.
+func (s *Sender) enter(ctx context.Context, host string) (leave func(), ok bool) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.total--
-	if s.hosts[host]--; s.hosts[host] == 0 {
-		delete(s.hosts, host)
+	p := s.hosts[host]
+	if p == nil {
+		p = &place{sem: semaphore.NewWeighted(maxHost)}
+		s.hosts[host] = p
 	}
+	p.users++
+	s.mu.Unlock()
+	gone := func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if p.users--; p.users == 0 {
+			delete(s.hosts, host)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.patience)
+	defer cancel()
+	if p.sem.Acquire(ctx, 1) != nil {
+		gone()
+		return nil, false
+	}
+	if s.total.Acquire(ctx, 1) != nil {
+		p.sem.Release(1)
+		gone()
+		return nil, false
+	}
+	return func() {
+		s.total.Release(1)
+		p.sem.Release(1)
+		gone()
+	}, true
 }
 
 // retryAfter reads the header of 429 and 503, in seconds or as a date (OUT-8).

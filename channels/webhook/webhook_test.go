@@ -16,7 +16,7 @@ import (
 	"troupe/http/egress"
 )
 
-var loopback = agent.Settings{AllowHTTP: true, AllowHosts: []string{"127.0.0.1"}}
+var loopback = agent.Settings{AllowHTTP: true, AllowHosts: []string{"127.0.0.1", "localhost"}}
 
 func send(t *testing.T, set agent.Settings, to string, secrets ...string) agent.Attempt {
 	t.Helper()
@@ -99,7 +99,7 @@ func TestOUT_7_WhatAnAnswerMeans(t *testing.T) {
 		{"/large", 200, 0, ""},
 		{"/hang", 0, 0, "No complete answer"},
 	} {
-		if a := send(t, loopback, srv.URL+tt.path); a.Code != tt.code || a.After != tt.after || !strings.Contains(a.Error, tt.says) || tt.says == "" && a.Error != "" || a.Busy {
+		if a := send(t, loopback, srv.URL+tt.path); a.Code != tt.code || a.After != tt.after || !strings.Contains(a.Error, tt.says) || tt.says == "" && a.Error != "" {
 			t.Errorf("%s: %+v", tt.path, a)
 		}
 	}
@@ -146,6 +146,7 @@ func TestOUT_8_OneReceiverTakesASmallPartOfTheNode(t *testing.T) {
 	alive := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	defer alive.Close()
 	s := New(egress.Client(loopback, time.Minute), loopback, "test")
+	s.patience = 50 * time.Millisecond
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan agent.Attempt, maxHost)
 	for range maxHost {
@@ -154,10 +155,10 @@ func TestOUT_8_OneReceiverTakesASmallPartOfTheNode(t *testing.T) {
 	for range maxHost {
 		<-began
 	}
-	if a := s.Send(ctx, &agent.Outgoing{Delivery: agent.Delivery{ID: "x", URL: dead.URL}}, nil); !a.Busy {
+	if a := s.Send(ctx, &agent.Outgoing{Delivery: agent.Delivery{ID: "x", URL: dead.URL}}, nil); a.Error != "Too many attempts are under way" {
 		t.Errorf("more than %d at one receiver: %+v", maxHost, a)
 	}
-	if a := s.Send(ctx, &agent.Outgoing{Delivery: agent.Delivery{ID: "x", URL: alive.URL}}, nil); a.Code != 200 {
+	if a := s.Send(ctx, &agent.Outgoing{Delivery: agent.Delivery{ID: "x", URL: strings.Replace(alive.URL, "127.0.0.1", "localhost", 1)}}, nil); a.Code != 200 {
 		t.Errorf("another receiver: %+v", a)
 	}
 	cancel()
@@ -166,7 +167,7 @@ func TestOUT_8_OneReceiverTakesASmallPartOfTheNode(t *testing.T) {
 			t.Errorf("%+v", a)
 		}
 	}
-	if s.total != 0 || len(s.hosts) != 0 {
-		t.Errorf("%d attempts are counted that are over", s.total)
+	if len(s.hosts) != 0 || !s.total.TryAcquire(maxTotal) {
+		t.Error("attempts are counted that are over")
 	}
 }

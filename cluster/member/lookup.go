@@ -92,7 +92,7 @@ func (l *Lookup) Grains() map[string]int {
 	return maps.Clone(l.live)
 }
 
-// claimsLeft bounds how many identities this member claims in a second, so that a takeover is no storm (REC-10).
+// claimsLeft bounds how many identities this member takes over from dead ones in a second (REC-10). Those that nobody holds are no recovery.
 func (l *Lookup) claimsLeft() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -296,10 +296,6 @@ func (p *placement) activate(c actor.Context, m *cluster.ActivationRequest) {
 		return
 	}
 	waiting, busy := p.claiming[key]
-	if !busy && !p.l.claimsLeft() {
-		c.Respond(&cluster.ActivationResponse{Failed: true}) // REC-10: the caller, or the next sweep, comes back
-		return
-	}
 	p.claiming[key] = append(waiting, c.Sender())
 	if busy {
 		return
@@ -346,6 +342,9 @@ func (l *Lookup) claim(ci *cluster.ClusterIdentity, parent string) *claimed {
 		out.claim = former
 		return out
 	}
+	if former.Member != "" && former.Member != self.ID && !l.claimsLeft() {
+		return out // the caller, or the next sweep, comes back
+	}
 	if !l.provider.Held() {
 		out.err = errors.New("own member lease is not valid")
 		return out
@@ -372,7 +371,7 @@ func (p *placement) onClaimed(c actor.Context, m *claimed) {
 	switch {
 	case m.err != nil:
 		p.l.log.Warn("claim failed", "kind", m.ci.Kind, "err", m.err)
-	case !m.mine: // another member holds it: the caller reads the claim again
+	case !m.mine: // another member holds it, or too many are taken over in this second: the caller reads the claim again
 	default:
 		if pid := p.spawn(c, m); pid != nil {
 			res = &cluster.ActivationResponse{Pid: pid}

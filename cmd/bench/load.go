@@ -26,6 +26,19 @@ func load(addr string, pid int, ids []string) figures {
 
 // loadAll sends messages from 64 connections, spread over the nodes, for one round.
 func loadAll(nodes []*node, ids []string) figures {
+	body := []byte(`{"content":"a message of ordinary length, about as long as people write them in a chat with an agent"}`)
+	return loadWith(nodes, 201, func(req *fasthttp.Request, addr string, i int) {
+		if i < 64 {
+			req.Header.Set("Authorization", "Bearer "+key)
+			req.SetBody(body)
+		}
+		req.SetRequestURI("http://" + addr + "/v1/agent/" + ids[i%len(ids)] + "/messages")
+	})
+}
+
+// loadWith makes calls from 64 connections, spread over the nodes, for one round. Set prepares the ith call; those below 64 are the first of
+// their connection.
+func loadWith(nodes []*node, status int, set func(req *fasthttp.Request, addr string, i int)) figures {
 	var hcs []*fasthttp.HostClient
 	used := func() (sum time.Duration) {
 		for _, n := range nodes {
@@ -36,7 +49,6 @@ func loadAll(nodes []*node, ids []string) figures {
 	for _, n := range nodes {
 		hcs = append(hcs, &fasthttp.HostClient{Addr: n.addr, MaxConns: 128})
 	}
-	body := []byte(`{"content":"a message of ordinary length, about as long as people write them in a chat with an agent"}`)
 	var mu sync.Mutex
 	var lat []time.Duration
 	var failed atomic.Int64
@@ -50,13 +62,11 @@ func loadAll(nodes []*node, ids []string) figures {
 			req, res := fasthttp.AcquireRequest(), fasthttp.AcquireResponse()
 			req.Header.SetMethod("POST")
 			req.Header.SetContentType("application/json")
-			req.Header.Set("Authorization", "Bearer "+key)
-			req.SetBody(body)
 			var mine []time.Duration
 			for i := w; time.Since(start) < *seconds; i += 64 {
-				req.SetRequestURI("http://" + addr + "/v1/agent/" + ids[i%len(ids)] + "/messages")
+				set(req, addr, i)
 				t := time.Now()
-				if err := hc.Do(req, res); err != nil || res.StatusCode() != 201 {
+				if err := hc.Do(req, res); err != nil || res.StatusCode() != status {
 					if failed.Add(1) == 1 {
 						fmt.Fprintf(os.Stderr, "bench: the first failure: %v %d %s\n", err, res.StatusCode(), res.Body())
 					}

@@ -35,7 +35,7 @@ var (
 	rounds  = flag.Int("rounds", 3, "interleaved rounds of each measurement")
 	seconds = flag.Duration("duration", 2*time.Second, "length of one round")
 	many    = flag.Int("agents", 10000, "agents of the largest accept round and of the memory round")
-	only    = flag.String("only", "", "one part: accept, replies, memory, starts, nodes, scale or schedules")
+	only    = flag.String("only", "", "one part: accept, replies, memory, starts, nodes, scale, schedules, triggers or webhooks")
 	fleet   = flag.Int("fleet", 100000, "agents of the scale round; one in a hundred is active")
 	on      = flag.String("on", "", "accept on one store: embedded, everysec or always")
 	serve   = flag.String("serve", "", "internal: run a reference server, echo or script")
@@ -282,6 +282,8 @@ func (b *bench) run() error {
 		{"nodes", b.nodes},
 		{"scale", b.scale},
 		{"schedules", b.schedules},
+		{"triggers", b.triggers},
+		{"webhooks", b.webhooks},
 	} {
 		if *only == "" || *only == part.name {
 			if err := part.run(); err != nil {

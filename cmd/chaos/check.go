@@ -24,6 +24,9 @@ type sheet struct {
 	attempts            map[int]int
 	retries, unanswered int64
 	settled             time.Duration
+	fired               int // slots of schedules
+	events, repeated    int // of webhooks; calls beyond one per event
+	untold              int // messages whose events are not as they should be
 	problems            []string
 }
 
@@ -32,6 +35,11 @@ func check(ctx context.Context, w *world, ids []string, l *load) (*sheet, error)
 	s := &sheet{outcomes: map[string]int{}, attempts: map[int]int{}, retries: l.retries.Load(), unanswered: l.open.Load(), statuses: l.statuses}
 	if err := w.healthy(ctx); err != nil {
 		return nil, err
+	}
+	for id, schedule := range w.slots { // else there is always another message
+		if _, err := w.ask(ctx, "PATCH", "/v1/agent/"+id+"/schedules/"+schedule, map[string]any{"enabled": false}); err != nil {
+			return nil, err
+		}
 	}
 	began := time.Now()
 	for _, id := range ids {
@@ -62,16 +70,21 @@ func check(ctx context.Context, w *world, ids []string, l *load) (*sheet, error)
 		}
 	}
 	s.settled = time.Since(began)
+	outcomes := map[string]string{} // of every message
 	for _, id := range ids {
-		if err := s.read(ctx, w, id, l.acked[id]); err != nil {
+		if err := s.read(ctx, w, id, l.acked[id], outcomes); err != nil {
+			return nil, err
+		}
+		if err := s.slots(ctx, w, id, w.slots[id], outcomes); err != nil {
 			return nil, err
 		}
 	}
+	s.told(ctx, w.hooks, outcomes)
 	return s, nil
 }
 
 // read takes in one agent's messages and turns.
-func (s *sheet) read(ctx context.Context, w *world, id string, acked map[string]bool) error {
+func (s *sheet) read(ctx context.Context, w *world, id string, acked map[string]bool, outcomes map[string]string) error {
 	msgs, err := w.messages(ctx, id)
 	if err != nil {
 		return err
@@ -84,6 +97,7 @@ func (s *sheet) read(ctx context.Context, w *world, id string, acked map[string]
 		}
 		stored[msg] = true
 		outcome, _ := m["outcome"].(string)
+		outcomes[msg] = outcome
 		if reason, _ := m["failure_reason"].(string); reason != "" {
 			outcome += " (" + reason + ")"
 		}
@@ -175,7 +189,7 @@ func (w *world) messages(ctx context.Context, id string) (out []map[string]any, 
 	}
 }
 
-func (s *sheet) good() bool { return s.lost+s.twice+s.open+s.late == 0 && s.accepted > 0 }
+func (s *sheet) good() bool { return s.lost+s.twice+s.open+s.late+s.untold == 0 && s.accepted > 0 }
 
 func quantile(ds []time.Duration, q float64) time.Duration {
 	if len(ds) == 0 {
@@ -196,9 +210,10 @@ func (s *sheet) print(d drawn, took time.Duration) {
 	}
 	fmt.Printf("calls that were not accepted, by status (0: no answer): %v\n", s.statuses)
 	fmt.Printf("turns by attempt: %v, the longest %s; settled %s after the last fault\n", s.attempts, s.longest.Round(10*time.Millisecond), s.settled.Round(10*time.Millisecond))
+	fmt.Printf("slots of schedules that fired: %d; events taken: %d, taken again: %d\n", s.fired, s.events, s.repeated)
 	fmt.Printf("stale writes refused: %d; takeovers of agents with work: %d, p50 %s, p99 %s, longest %s\n", s.refused, len(d.times), quantile(d.times, 0.5), quantile(d.times, 0.99), quantile(d.times, 1))
 	for _, p := range s.problems[:min(len(s.problems), 20)] {
 		fmt.Println("! " + p)
 	}
-	fmt.Printf("lost %d, completed twice %d, open %d, open too long %d\n", s.lost, s.twice, s.open, s.late)
+	fmt.Printf("lost %d, completed twice %d, open %d, open too long %d, events wrong %d\n", s.lost, s.twice, s.open, s.late, s.untold)
 }

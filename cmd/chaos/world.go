@@ -32,6 +32,8 @@ type world struct {
 	nodes []*node // that are there from the start, and take the load
 	guest *node   // joins and leaves
 	http  *http.Client
+	hooks *hooks
+	slots map[string]string // agent → its schedule
 }
 
 // node is one control-plane process with its gates.
@@ -119,12 +121,15 @@ func newWorld(ctx context.Context, shape string, n int) (_ *world, err error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &world{dir: dir, http: &http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}}
+	w := &world{dir: dir, slots: map[string]string{}, http: &http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}}
 	defer func() {
 		if err != nil {
 			w.close()
 		}
 	}()
+	if w.hooks, err = openHooks(); err != nil {
+		return nil, err
+	}
 	if w.store, err = newStore(ctx, shape, dir); err != nil {
 		return nil, err
 	}
@@ -148,7 +153,7 @@ func newWorld(ctx context.Context, shape string, n int) (_ *world, err error) {
 		x.process = &process{path: filepath.Join(*bin, "troupe"), args: []string{"serve"}, log: filepath.Join(dir, x.name+".log"), env: []string{
 			"TROUPE_LISTEN=" + x.addr, "TROUPE_NODE_NAME=" + x.name, "TROUPE_DATA_DIR=" + dir, "TROUPE_REDIS_URL=" + w.store.url(x.redis), fmt.Sprint("TROUPE_MIN_REPLICA_ACKS=", w.store.acks()),
 			"TROUPE_MASTER_KEY=" + base64.StdEncoding.EncodeToString(master), "TROUPE_BOOTSTRAP_API_KEY=" + key, "TROUPE_ANTHROPIC_URL=rehearsal",
-			"TROUPE_CLUSTER_LISTEN=" + actors, "TROUPE_CLUSTER_ADVERTISE=" + x.peers.addr, "TROUPE_RATE_LIMIT=0", "TROUPE_LOG=info",
+			"TROUPE_CLUSTER_LISTEN=" + actors, "TROUPE_CLUSTER_ADVERTISE=" + x.peers.addr, "TROUPE_RATE_LIMIT=0", "TROUPE_ALLOW_HTTP=true", "TROUPE_EGRESS_ALLOW=127.0.0.1", "TROUPE_LOG=info",
 			"TROUPE_SANDBOX=off", "TROUPE_PROCESS_LIMIT=64", "TROUPE_PUBLIC_METRICS=true", "TROUPE_PASSIVATE_AFTER=5s"}}
 		if i == n {
 			x.name, w.guest = "guest", x
@@ -244,11 +249,16 @@ func (w *world) ask(ctx context.Context, method, path string, in any) (map[strin
 func (w *world) makeAgents(ctx context.Context, n int) (ids []string, err error) {
 	for i := range n {
 		doc, err := w.ask(ctx, "POST", "/v1/agent/create", map[string]any{"name": fmt.Sprintf("chaos %d", i), "output_token_balance": 1 << 40,
-			"configuration": map[string]any{"timeout_seconds": turnLimit / time.Second}, "session_mode": []string{"ephemeral", "persistent"}[i%2]})
+			"configuration": map[string]any{"timeout_seconds": turnLimit / time.Second, "webhooks": map[string]any{"message_complete": w.hooks.url, "message_failed": w.hooks.url}},
+			"session_mode":  []string{"ephemeral", "persistent"}[i%2]})
 		if err != nil {
 			return nil, err
 		}
 		id, _ := doc["id"].(string)
+		if doc, err = w.ask(ctx, "POST", "/v1/agent/"+id+"/schedules", map[string]any{"name": "chaos", "cron_expression": "* * * * *", "message_template": "!say {{time}}"}); err != nil {
+			return nil, err
+		}
+		w.slots[id], _ = doc["uuid"].(string)
 		ids = append(ids, id)
 	}
 	return ids, nil
@@ -294,6 +304,9 @@ func (w *world) close() {
 			g.close()
 		}
 		n.peers.close()
+	}
+	if w.hooks != nil {
+		w.hooks.close()
 	}
 	if w.store != nil {
 		w.store.close()

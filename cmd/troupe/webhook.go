@@ -20,6 +20,7 @@ import (
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
 	"troupe/actors/agent"
+	"troupe/http/client"
 )
 
 var deliveryColumns = []string{"id", "event", "status", "attempts", "url", "message_id", "created_at", "next_attempt_at", "last_status_code", "last_error"}
@@ -82,23 +83,37 @@ func (c *cli) webhookRedeliver() *cobra.Command {
 			defer cancel()
 			return cl.Do(ctx, method, path, nil, out)
 		}
-		count := 0
-		for { // what is sent again is no longer among them
-			var page struct{ Deliveries []struct{ ID string } }
-			if err := do("GET", deliveriesPath(args[0])+"?status=dead&limit=100", &page); err != nil {
+		var ids []string // all of them first: some may be given up again at once
+		for page := 1; ; page++ {
+			var got struct{ Deliveries []struct{ ID string } }
+			if err := do("GET", fmt.Sprintf("%s?status=dead&limit=100&page=%d", deliveriesPath(args[0]), page), &got); err != nil {
 				return err
 			}
-			for _, d := range page.Deliveries {
-				if err := do("POST", again(d.ID), nil); err != nil {
-					return fmt.Errorf("%d sent again, then %s: %w", count, d.ID, err)
-				}
-				count++
+			for _, d := range got.Deliveries {
+				ids = append(ids, d.ID)
 			}
-			if len(page.Deliveries) == 0 {
-				_, err := fmt.Fprintf(cmd.OutOrStdout(), "%d deliveries are sent again\n", count)
-				return err
+			if len(got.Deliveries) < 100 {
+				break
 			}
 		}
+		count, without := 0, 0
+		for _, id := range ids {
+			err := do("POST", again(id), nil)
+			var refused *client.Error
+			switch {
+			case errors.As(err, &refused) && refused.Status == http.StatusConflict: // no URL any more, or sent again by somebody else
+				without++
+			case err != nil:
+				return fmt.Errorf("%d sent again, then %s: %w", count, id, err)
+			default:
+				count++
+			}
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "%d deliveries are sent again\n", count)
+		if without > 0 {
+			fmt.Fprintf(cmd.ErrOrStderr(), "%d have no URL any more, or are pending already\n", without)
+		}
+		return nil
 	}}
 	cmd.Flags().BoolVar(&dead, "dead", false, "all that were given up")
 	return cmd

@@ -59,7 +59,7 @@ var arrows = map[string]string{
 	"persistence/seal":        "actors/agent",
 	"http/api":                "",
 	"http/client":             "github.com/google/uuid",
-	"channels/webhook":        "actors/agent http/egress github.com/standard-webhooks/standard-webhooks",
+	"channels/webhook":        "actors/agent http/egress github.com/standard-webhooks/standard-webhooks golang.org/x/sync",
 	"http/egress":             "actors/agent code.dny.dev/ssrf",
 	"http/mcp":                "actors/account actors/agent actors/fault github.com/modelcontextprotocol/go-sdk golang.org/x/oauth2",
 	"http/runnerproto":        "actors/agent actors/fault",

@@ -39,6 +39,6 @@ func Client(s agent.Settings, timeout time.Duration) *http.Client {
 		return guarded.DialContext(ctx, network, address)
 	}
 	return &http.Client{Timeout: timeout, Transport: &http.Transport{DialContext: dial, Proxy: nil, TLSHandshakeTimeout: 10 * time.Second,
-		ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute},
+		ForceAttemptHTTP2: true, MaxResponseHeaderBytes: 64 << 10, MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }

@@ -94,8 +94,8 @@ func TestOUT_10_AURLIsRemoved(t *testing.T) {
 			dead++
 		}
 	}
-	if s := w.st.view(); dead != 2 || s.Owed != 1 || len(s.Dropping) != 0 {
-		t.Errorf("%d dead, %d owed, dropping %v", dead, s.Owed, s.Dropping)
+	if s := w.st.view(); dead != 2 || s.Owed != 1 || s.Sweeping {
+		t.Errorf("%d dead, %d owed, sweeping %v", dead, s.Owed, s.Sweeping)
 	}
 	w.to.up = true
 	w.Tick((10 * time.Minute).Milliseconds())
