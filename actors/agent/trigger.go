@@ -30,6 +30,8 @@ type InboundTrigger struct {
 	Template  string `json:"template"`
 	Enabled   bool   `json:"enabled"`
 	Secret    string `json:"secret"`
+	Account   string `json:"account,omitempty"` // of the agent, and its owner's name: what a message needs, so that a call reads no more
+	Owner     string `json:"owner,omitempty"`
 	CreatedMS int64  `json:"created_ms"`
 	UpdatedMS int64  `json:"updated_ms"`
 }
@@ -99,6 +101,11 @@ func checkTriggerTemplate(text string) error {
 
 // truncated ends a text that was cut (TRIG-6).
 const truncated = "…[truncated]"
+
+// Timed says whether the text depends on the time of the call.
+func (t *InboundTrigger) Timed() bool {
+	return slices.ContainsFunc(Placeholders(t.Template), func(name string) bool { return name == "date" || name == "time" })
+}
 
 // Render makes the message of one call (TRIG-5, TRIG-6). Errors: fault.Invalid when nothing but blanks comes out.
 func (t *InboundTrigger) Render(payload *field.Value, now time.Time) (string, error) {

@@ -85,11 +85,14 @@ type Config struct {
 	OAuthOrigins []string
 }
 
-type rest struct{ Config }
+type rest struct {
+	Config
+	ways ways // to the agents of triggers
+}
 
 // Routes is the table of this room.
 func Routes(cfg Config) []route.Route {
-	r := &rest{cfg}
+	r := &rest{Config: cfg}
 	return slices.Concat(r.agentRoutes(), r.triggerRoutes(), r.scheduleRoutes(), r.webhookRoutes(), r.taskRoutes(), r.mcpRoutes(), r.accountRoutes(), r.systemRoutes())
 }
 

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"troupe/actors/agent"
@@ -58,7 +59,7 @@ func (r *rest) createTrigger(c *route.Call) (route.Response, error) {
 	if err != nil {
 		return route.Response{}, err
 	}
-	t := &agent.InboundTrigger{ID: agent.NewUUID(), Enabled: true}
+	t := &agent.InboundTrigger{ID: agent.NewUUID(), Enabled: true, Account: string(v.Spec.Account), Owner: v.Spec.Owner}
 	patch.Apply(t)
 	if t.Secret, err = r.seal(id, agent.SlotTrigger(t.ID), agent.NewSecret("whs_"+auth.Random(secretLength))); err != nil {
 		return route.Response{}, err
@@ -187,18 +188,45 @@ type inbound struct {
 	t     agent.InboundTrigger
 }
 
+// ways remembers which agents triggers belong to. That never changes, and what the agent says of the trigger is the truth.
+type ways struct {
+	mu sync.RWMutex
+	to map[string]agent.ID
+}
+
+// maxWays bounds what is remembered: about 2 MB.
+const maxWays = 16384
+
+func (w *ways) get(id string) agent.ID {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	return w.to[id]
+}
+
+func (w *ways) put(id string, to agent.ID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.to == nil || len(w.to) >= maxWays {
+		w.to = map[string]agent.ID{}
+	}
+	w.to[strings.Clone(id)] = to // id may lie in the request
+}
+
 // find leads from the id in the path to an enabled trigger of a living agent.
 func (r *rest) find(c *route.Call) (*inbound, error) {
 	id, err := triggerID(c)
 	if err != nil {
 		return nil, err
 	}
-	to, err := r.Store.Route(c.Ctx, agent.RecordTrigger, id)
-	if err != nil {
-		return nil, err
-	}
+	to := r.ways.get(id)
 	if to == "" {
-		return nil, noTrigger()
+		if to, err = r.Store.Route(c.Ctx, agent.RecordTrigger, id); err != nil {
+			return nil, err
+		}
+		if to == "" {
+			return nil, noTrigger()
+		}
+		r.ways.put(id, to)
 	}
 	body, err := r.Store.Record(c.Ctx, to, agent.RecordTrigger, id)
 	if err != nil {
@@ -298,20 +326,25 @@ func (r *rest) delivery(c *route.Call, in *inbound) (*agent.Idempotency, error) 
 	return nil, nil
 }
 
+// noLonger is a trigger whose agent was deleted meanwhile.
+func noLonger(err error) error {
+	if fault.Is(err, fault.NotFound) {
+		return noTrigger()
+	}
+	return err
+}
+
 // fire accepts the message of a call (TRIG-4, TRIG-8).
 func (r *rest) fire(c *route.Call, in *inbound, doc *field.Value, idem *agent.Idempotency) (route.Response, error) {
-	sn, err := r.Store.Load(c.Ctx, in.agent)
-	if fault.Is(err, fault.NotFound) || err == nil && sn.Figures.Deleted {
-		err = noTrigger()
+	var now time.Time
+	if in.t.Timed() {
+		sn, err := r.Store.Load(c.Ctx, in.agent)
+		if err != nil {
+			return route.Response{}, noLonger(err)
+		}
+		now = time.UnixMilli(sn.Figures.NowMS)
 	}
-	if err != nil {
-		return route.Response{}, err
-	}
-	var spec agent.Spec
-	if err := json.Unmarshal(sn.Spec, &spec); err != nil {
-		return route.Response{}, fmt.Errorf("decode spec of agent %s: %w", in.agent, err)
-	}
-	content, err := in.t.Render(doc, time.UnixMilli(sn.Figures.NowMS))
+	content, err := in.t.Render(doc, now)
 	if err != nil {
 		if idem == nil {
 			return route.Response{}, err
@@ -322,9 +355,9 @@ func (r *rest) fire(c *route.Call, in *inbound, doc *field.Value, idem *agent.Id
 	}
 	got, err := r.Store.Accept(c.Ctx, &agent.Acceptance{Agent: in.agent, ID: agent.MessageID(agent.NewUUID()), Idem: idem, Limit: r.Settings.MaxPending, Trigger: in.t.ID,
 		Body: agent.Body{Role: agent.RoleUser, Content: content, Channel: agent.ChannelAPI, QueueMode: "collect", Source: "trigger", SourceUUID: in.t.ID,
-			Counterparty: string(spec.Account), PartyName: spec.Owner, PartyType: "user"}})
+			Counterparty: in.t.Account, PartyName: in.t.Owner, PartyType: "user"}})
 	if err != nil {
-		return route.Response{}, err
+		return route.Response{}, noLonger(err)
 	}
 	if got.Status == agent.Active && !got.Replayed {
 		r.Agents.Hint(in.agent)
