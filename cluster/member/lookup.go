@@ -25,7 +25,9 @@ const (
 	claimsAtOnce    = 64 // store calls of the placement in flight
 	claimTimeout    = 2 * time.Second
 	askPlacement    = 2 * time.Second
-	crashWindow     = time.Minute // failures of an identity older than this are forgotten
+	askRightful     = 500 * time.Millisecond // before another member is asked for an identity that nobody holds
+	suspicion       = 2 * time.Second        // that a member which did not answer is left out of such placements
+	crashWindow     = time.Minute            // failures of an identity older than this are forgotten
 )
 
 // Activation is attached to the context of every grain: its fence and its way out.
@@ -65,8 +67,9 @@ type Lookup struct {
 	draining atomic.Bool
 	sem      chan struct{}
 	mu       sync.Mutex
-	live     map[string]int // activations by kind
-	second   time.Time      // of claimed, which counts claims
+	live     map[string]int       // activations by kind
+	second   time.Time            // of claimed, which counts claims
+	suspects map[string]time.Time // members that did not answer, and until when that counts
 	claimed  int
 	failed   func(kind, identity string, reason any)
 }
@@ -114,7 +117,7 @@ func (l *Lookup) count(kind string, delta int) {
 
 // Rightful says whether an identity would be placed on this member if it were placed now.
 func (l *Lookup) Rightful(kind, identity string) bool {
-	o, ok := l.provider.View().owner(kind, identity)
+	o, ok := l.provider.View().owner(kind, identity, nil)
 	return !ok || o.ID == l.provider.Self().ID
 }
 
@@ -124,10 +127,10 @@ func (l *Lookup) Owner(ctx context.Context, kind, identity string) (agent.Claim,
 }
 
 // owner is rendezvous hashing with a 64-bit avalanche over the members that take the kind and are not draining.
-func (v *View) owner(kind, identity string) (best agent.Member, ok bool) {
+func (v *View) owner(kind, identity string, suspect func(member string) bool) (best agent.Member, ok bool) {
 	var top uint64
 	for _, m := range v.Members {
-		if m.Draining || !hasKind(m, kind) {
+		if m.Draining || !hasKind(m, kind) || suspect != nil && suspect(m.ID) {
 			continue
 		}
 		h := fnv.New64a()
@@ -165,20 +168,62 @@ func (l *Lookup) Get(ci *cluster.ClusterIdentity) *actor.PID {
 	}
 	// The claim says which member to ask, not which activation lives: a claim whose activation was lost is taken anew there.
 	o, ok := v.Alive(claim.Member)
-	if !ok {
-		o, ok = v.owner(ci.Kind, ci.Identity)
+	if ok {
+		pid, _ := l.ask(o, ci, askPlacement)
+		return pid
 	}
-	if !ok {
+	if o, ok = v.owner(ci.Kind, ci.Identity, l.suspect); !ok {
 		return nil
 	}
-	res, err := l.c.ActorSystem.Root.RequestFuture(actor.NewPID(o.Address, placementName), &cluster.ActivationRequest{ClusterIdentity: ci}, askPlacement).Result()
+	wait := askPlacement
+	if o.ID != l.provider.Self().ID {
+		wait = askRightful
+	}
+	pid, answered := l.ask(o, ci, wait)
+	if answered || wait == askPlacement {
+		return pid
+	}
+	// It may be dead, and its lease not over yet. Nobody holds the identity, so any member may claim it: the claim decides.
+	l.suspected(o.ID)
+	if o, ok = v.owner(ci.Kind, ci.Identity, l.suspect); ok {
+		pid, _ = l.ask(o, ci, askPlacement)
+	}
+	return pid
+}
+
+// ask asks a member to place an identity; answered says that it did, with an activation or without.
+func (l *Lookup) ask(m agent.Member, ci *cluster.ClusterIdentity, wait time.Duration) (pid *actor.PID, answered bool) {
+	res, err := l.c.ActorSystem.Root.RequestFuture(actor.NewPID(m.Address, placementName), &cluster.ActivationRequest{ClusterIdentity: ci}, wait).Result()
 	if err != nil {
-		return nil
+		return nil, false
 	}
-	if r, ok := res.(*cluster.ActivationResponse); ok && !r.Failed {
-		return r.Pid
+	if r, ok := res.(*cluster.ActivationResponse); ok {
+		if r.Failed {
+			return nil, true
+		}
+		return r.Pid, true
 	}
-	return nil
+	return nil, false
+}
+
+func (l *Lookup) suspect(member string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	until, is := l.suspects[member]
+	if is && time.Now().After(until) {
+		delete(l.suspects, member)
+		return false
+	}
+	return is
+}
+
+func (l *Lookup) suspected(member string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.suspects == nil {
+		l.suspects = map[string]time.Time{}
+	}
+	l.suspects[member] = time.Now().Add(suspicion)
 }
 
 // RemovePid implements cluster.IdentityLookup; the claim is given up when the activation has ended.

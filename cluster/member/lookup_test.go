@@ -3,6 +3,7 @@ package member
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"troupe/actors/agent"
 )
@@ -27,7 +28,7 @@ func TestPlacementIsEvenAndLeavesOutWhoDrains(t *testing.T) {
 	}
 	count := map[string]int{}
 	for i := range 9000 {
-		m, ok := v.owner("agent", fmt.Sprintf("id-%d", i))
+		m, ok := v.owner("agent", fmt.Sprintf("id-%d", i), nil)
 		if !ok {
 			t.Fatal("nobody")
 		}
@@ -41,7 +42,36 @@ func TestPlacementIsEvenAndLeavesOutWhoDrains(t *testing.T) {
 	if count["m3"] != 0 {
 		t.Errorf("a draining member got %d", count["m3"])
 	}
-	if _, ok := v.owner("bot", "x"); ok {
+	if _, ok := v.owner("bot", "x", nil); ok {
 		t.Error("a kind that nobody takes was placed")
+	}
+}
+
+// TestASuspectIsLeftOutForAWhile: a member that does not answer gets nothing that nobody holds, and nothing else moves.
+func TestASuspectIsLeftOutForAWhile(t *testing.T) {
+	v := &View{}
+	for i := range 3 {
+		v.Members = append(v.Members, agent.Member{ID: fmt.Sprintf("m%d", i), Kinds: []string{"agent"}})
+	}
+	l := &Lookup{}
+	l.suspected("m1")
+	moved := 0
+	for i := range 3000 {
+		id := fmt.Sprintf("id-%d", i)
+		before, _ := v.owner("agent", id, nil)
+		after, ok := v.owner("agent", id, l.suspect)
+		if !ok || after.ID == "m1" || before.ID != "m1" && after.ID != before.ID {
+			t.Fatalf("%s went from %s to %s", id, before.ID, after.ID)
+		}
+		if before.ID == "m1" {
+			moved++
+		}
+	}
+	if moved < 900 || moved > 1100 {
+		t.Errorf("%d of 3000 moved", moved)
+	}
+	l.suspects["m1"] = time.Now().Add(-time.Second)
+	if l.suspect("m1") {
+		t.Error("it is suspected for ever")
 	}
 }
