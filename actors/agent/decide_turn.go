@@ -380,8 +380,13 @@ func (m *Machine) reply(t *Turn, r ReplyDraft, older func(MessageID) (Message, b
 func (m *Machine) append(body Body, t *Turn) MessageID {
 	id := MessageID(m.NewID())
 	mk := Mark{Status: Delivered, DeliveredMS: AtCreation}
-	if body.Channel != ChannelAPI && body.Channel != ChannelAgent {
+	if body.Channel.Chat() {
 		mk = Mark{Status: Pending}
+		if m.RelayTo(body.Counterparty) == nil {
+			mk.Reason = "channel_unreachable" // it was unlinked (CHAN-12)
+		} else {
+			m.relay(id, body.Counterparty)
+		}
 	}
 	if t != nil {
 		mk.Session, mk.Turn = t.Session, t.ID

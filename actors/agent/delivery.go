@@ -235,12 +235,12 @@ func (m *Machine) text(reply MessageID) *string {
 }
 
 // loaded returns a message that the step needs. One that is not there is asked for by Missing, and the step is decided again.
-func (m *Machine) loaded(id MessageID) *Body {
+func (m *Machine) loaded(id MessageID) Message {
 	x, ok := m.Loaded[id]
 	if !ok && !slices.Contains(m.Missing, id) {
 		m.Missing = append(m.Missing, id)
 	}
-	return &x.Body
+	return x
 }
 
 // retryDelay is the pause after the nth try of a budget, within a fifth of the table at a place that is the same for every node.

@@ -304,7 +304,14 @@ func (m *Machine) Due() int64 {
 		}
 		due = append(due, at)
 	}
-	if s.Sweeping {
+	for _, h := range s.Relays {
+		if h.NextMS <= m.Now {
+			due = append(due, m.Now+relayLook.Milliseconds()) // it is worked on now; this is in case that it cannot be
+		} else {
+			due = append(due, h.NextMS)
+		}
+	}
+	if s.Sweeping || m.BotsDue() || m.RoutesDue() {
 		due = append(due, m.Now+deliveryLook.Milliseconds())
 	}
 	if s.Resize > 0 {

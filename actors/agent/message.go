@@ -77,6 +77,7 @@ type Mark struct {
 	Reason      string        `json:"reason,omitempty"`
 	Session     SessionID     `json:"session,omitempty"`
 	Turn        TurnID        `json:"turn,omitempty"`
+	Uncertain   []int         `json:"uncertain,omitempty"` // parts of a reply of which nobody knows whether they arrived (CHAN-10)
 }
 
 // Message is one message to or from an agent. Seq and CreatedMS are given by the store when it is appended.

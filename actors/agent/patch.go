@@ -185,6 +185,9 @@ func merge(into map[string]string, change map[string]*string) map[string]string 
 }
 
 func (p *Patch) applySecrets(s *Spec, seal Seal) error {
+	if err := p.setBots(s); err != nil {
+		return err
+	}
 	for _, slot := range slices.Sorted(maps.Keys(p.Secrets)) {
 		v := p.Secrets[slot]
 		if v == nil {

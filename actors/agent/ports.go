@@ -91,6 +91,7 @@ const (
 	RecordDelivery   = "delivery"  // the log, by creation
 	RecordOwed       = "owed"      // the outbox: pending deliveries, by their next attempt
 	RecordPayload    = "payload"   // what a delivery sends
+	RecordRelay      = "relay"     // replies owed to a chat network; its group is the binding
 )
 
 // RecordKinds lists them.
@@ -318,6 +319,44 @@ type Routes interface {
 	PutRoute(ctx context.Context, kind, id string, to ID) error
 	Route(ctx context.Context, kind, id string) (to ID, err error) // "" when there is none
 	DropRoute(ctx context.Context, kind, id string) error
+}
+
+// KindBot is the grain kind of bots; its identities are BotIDs.
+const KindBot = "bot"
+
+// BotUse is an agent that has a bot's credentials in its configuration.
+type BotUse struct {
+	Agent   ID
+	Channel Channel
+}
+
+// Bots knows which agents use which bots. Bots are always on: every member asks for those that it should hold.
+type Bots interface {
+	PutBot(ctx context.Context, bot string, u BotUse) error
+	DropBot(ctx context.Context, bot string, id ID) error
+	Bot(ctx context.Context, bot string) ([]BotUse, error) // in the order of their ids
+	// AllBots lists the ids of all bots. One without a use may be among them for a while.
+	AllBots(ctx context.Context) ([]string, error)
+}
+
+// Chats sends replies to chat networks.
+type Chats interface {
+	// Parts are the texts that a reply is sent as, in order; the same for every call.
+	Parts(c Channel, markdown string) []string
+	// Repeatable says whether the network recognises a part that is sent again.
+	Repeatable(c Channel) bool
+	// Send sends one part through the bot of a binding; its channel's present one, which may have changed.
+	Send(ctx context.Context, p Part) (fate RelayFate, after time.Duration)
+}
+
+// Part is one part of a reply to be sent.
+type Part struct {
+	Agent   ID        `json:"agent"`
+	Bot     string    `json:"bot"`
+	Binding Binding   `json:"binding"`
+	Message MessageID `json:"message"`
+	Number  int       `json:"number"` // from 0
+	Text    string    `json:"text"`
 }
 
 // Records are the reading side of Commit.Records and of the command queue.

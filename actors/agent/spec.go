@@ -22,11 +22,12 @@ type Spec struct {
 	WarmthMS         *int64        `json:"warmth_ms"` // nil: never scaled to zero
 	Config           Configuration `json:"config"`
 	// Sealed holds the agent's secrets, encrypted, by slot (SEC-1). See the Slot functions.
-	Sealed        map[string]string `json:"sealed,omitempty"`
-	ConfigVersion int64             `json:"config_version"`
-	FormerMS      int64             `json:"former_ms,omitempty"` // until then the former webhook secret signs as well (OUT-5)
-	CreatedMS     int64             `json:"created_ms"`
-	UpdatedMS     int64             `json:"updated_ms"`
+	Sealed        map[string]string  `json:"sealed,omitempty"`
+	ConfigVersion int64              `json:"config_version"`
+	Bots          map[Channel]string `json:"bots,omitempty"`      // ids of the bots whose credentials are configured
+	FormerMS      int64              `json:"former_ms,omitempty"` // until then the former webhook secret signs as well (OUT-5)
+	CreatedMS     int64              `json:"created_ms"`
+	UpdatedMS     int64              `json:"updated_ms"`
 }
 
 // SessionMode says whether a trigger starts a fresh session or continues the open one.
@@ -112,6 +113,7 @@ func (s *Spec) Has(slot string) bool { return s.Sealed[slot] != "" }
 // Clone returns a copy that shares nothing that an update changes.
 func (s Spec) Clone() Spec {
 	s.Sealed = maps.Clone(s.Sealed)
+	s.Bots = maps.Clone(s.Bots)
 	s.Config.Hooks = maps.Clone(s.Config.Hooks)
 	s.Config.MCP = maps.Clone(s.Config.MCP)
 	s.Config.Webhooks = maps.Clone(s.Config.Webhooks)

@@ -5,34 +5,39 @@ import "encoding/json"
 // State is what the runtime is doing with an agent. It is the snapshot of the activation: small, rewritten with every
 // commit. What the owner configured is in Spec, what scripts count in Figures.
 type State struct {
-	Status         Status         `json:"status"`
-	Reason         string         `json:"reason,omitempty"` // why the status is error
-	Pod            Pod            `json:"pod"`
-	Session        *Session       `json:"session,omitempty"` // the open one
-	Turn           *Turn          `json:"turn,omitempty"`    // the running one
-	TurnCount      int            `json:"turn_count,omitempty"`
-	ActiveMS       int64          `json:"active_ms,omitempty"`       // what the warmth window counts from (POD-4)
-	HoldMS         int64          `json:"hold_ms,omitempty"`         // until then a call in the workspace may be running
-	FilesDue       bool           `json:"files_due,omitempty"`       // initial files are not in the workspace yet (POD-9)
-	SlotMS         int64          `json:"slot_ms,omitempty"`         // the earliest slot of all schedules (§21)
-	Owed           int64          `json:"owed,omitempty"`            // pending webhook deliveries (§23)
-	NotifyMS       int64          `json:"notify_ms,omitempty"`       // when the next of them is due
-	Sweeping       bool           `json:"sweeping,omitempty"`        // a URL was removed while deliveries were pending (OUT-10)
-	HookGen        map[string]int `json:"hook_gen,omitempty"`        // by event: how often its URL was removed
-	Resize         int64          `json:"resize,omitempty"`          // bytes that the volume is to grow to (CFG-8)
-	Update         string         `json:"update,omitempty"`          // id of a file change that is being applied (FILE-1)
-	Disk           DiskUsage      `json:"disk"`                      // last report of the runner (RUN-13)
-	Intents        []OpenIntent   `json:"intents,omitempty"`         // messages to other agents on their way (MSG-14)
-	Compaction     *Compacting    `json:"compaction,omitempty"`      // the one that runs (§14)
-	Deleting       bool           `json:"deleting,omitempty"`        // LIFE-6 has begun
-	Crashes        int            `json:"crashes,omitempty"`         // activations lost to panics since the last good turn
-	LastError      string         `json:"last_error,omitempty"`      // newest non-fatal report of the runner (LIFE-9)
-	LastTurn       TurnID         `json:"last_turn,omitempty"`       // the turn that ended last
-	LastResult     Outcome        `json:"last_result,omitempty"`     // and how
-	LastForced     bool           `json:"last_forced,omitempty"`     // its outcome was decided by a cancel
-	LastCompaction string         `json:"last_compaction,omitempty"` // the one that ended last, for repeats of its report
-	LastCondensed  string         `json:"last_condensed,omitempty"`  // and the transcript it led to, "" if it failed
-	LastReply      []MessageID    `json:"last_reply,omitempty"`      // and its replies, for repeats of the same end (FENCE-5)
+	Status         Status               `json:"status"`
+	Reason         string               `json:"reason,omitempty"` // why the status is error
+	Pod            Pod                  `json:"pod"`
+	Session        *Session             `json:"session,omitempty"` // the open one
+	Turn           *Turn                `json:"turn,omitempty"`    // the running one
+	TurnCount      int                  `json:"turn_count,omitempty"`
+	ActiveMS       int64                `json:"active_ms,omitempty"`       // what the warmth window counts from (POD-4)
+	HoldMS         int64                `json:"hold_ms,omitempty"`         // until then a call in the workspace may be running
+	FilesDue       bool                 `json:"files_due,omitempty"`       // initial files are not in the workspace yet (POD-9)
+	SlotMS         int64                `json:"slot_ms,omitempty"`         // the earliest slot of all schedules (§21)
+	Owed           int64                `json:"owed,omitempty"`            // pending webhook deliveries (§23)
+	NotifyMS       int64                `json:"notify_ms,omitempty"`       // when the next of them is due
+	Bindings       []Binding            `json:"bindings,omitempty"`        // linked chat accounts (§20)
+	Codes          map[Channel]LinkCode `json:"codes,omitempty"`           // open link codes
+	Bots           map[Channel]string   `json:"bots,omitempty"`            // bots under which the cluster knows the agent
+	Relays         []RelayHead          `json:"relays,omitempty"`          // bindings that replies are owed to
+	RelaySeq       int64                `json:"relay_seq,omitempty"`       // orders them
+	Sweeping       bool                 `json:"sweeping,omitempty"`        // a URL was removed while deliveries were pending (OUT-10)
+	HookGen        map[string]int       `json:"hook_gen,omitempty"`        // by event: how often its URL was removed
+	Resize         int64                `json:"resize,omitempty"`          // bytes that the volume is to grow to (CFG-8)
+	Update         string               `json:"update,omitempty"`          // id of a file change that is being applied (FILE-1)
+	Disk           DiskUsage            `json:"disk"`                      // last report of the runner (RUN-13)
+	Intents        []OpenIntent         `json:"intents,omitempty"`         // messages to other agents on their way (MSG-14)
+	Compaction     *Compacting          `json:"compaction,omitempty"`      // the one that runs (§14)
+	Deleting       bool                 `json:"deleting,omitempty"`        // LIFE-6 has begun
+	Crashes        int                  `json:"crashes,omitempty"`         // activations lost to panics since the last good turn
+	LastError      string               `json:"last_error,omitempty"`      // newest non-fatal report of the runner (LIFE-9)
+	LastTurn       TurnID               `json:"last_turn,omitempty"`       // the turn that ended last
+	LastResult     Outcome              `json:"last_result,omitempty"`     // and how
+	LastForced     bool                 `json:"last_forced,omitempty"`     // its outcome was decided by a cancel
+	LastCompaction string               `json:"last_compaction,omitempty"` // the one that ended last, for repeats of its report
+	LastCondensed  string               `json:"last_condensed,omitempty"`  // and the transcript it led to, "" if it failed
+	LastReply      []MessageID          `json:"last_reply,omitempty"`      // and its replies, for repeats of the same end (FENCE-5)
 }
 
 // DiskUsage is the size of the workspace.

@@ -128,15 +128,33 @@ func (c *Client) hint(id agent.ID, kind string) {
 	}
 	select {
 	case c.hints <- struct{}{}:
+		c.deliver(id, kind)
 	default:
-		return
 	}
+}
+
+// deliver finds the agent and tells it; it has a place among the hints on their way.
+func (c *Client) deliver(id agent.ID, kind string) {
 	go func() { // ends with the look-up, which has a deadline
 		defer func() { <-c.hints }()
 		if pid := c.find(id); pid != nil {
 			c.c.ActorSystem.Root.Send(pid, &protocol.Command{Kind: kind})
 		}
 	}()
+}
+
+// Rouse is Hint for those who can wait: where many hints are on their way, it waits until there is room, or ctx ends. Nothing is dropped,
+// and many agents that are due at once come one after the other instead of two seconds later.
+func (c *Client) Rouse(ctx context.Context, id agent.ID) {
+	if pid := c.remembered(id); pid != nil {
+		c.c.ActorSystem.Root.Send(pid, &protocol.Command{Kind: protocol.Look})
+		return
+	}
+	select {
+	case c.hints <- struct{}{}:
+		c.deliver(id, protocol.Look)
+	case <-ctx.Done():
+	}
 }
 
 // started says whether the member can be asked; until then the library is still writing what asking reads.
@@ -205,4 +223,50 @@ func (c *Client) forget(id agent.ID, pid *actor.PID) {
 // Overloaded is the answer of an activation that has too many commands waiting.
 func Overloaded() any {
 	return protocol.Answer(nil, fault.New(fault.Unavailable, "dependency_unavailable", "Too many commands wait for this agent").After(time.Second))
+}
+
+// AskBot sends a command to a bot and waits for its result. It is one attempt: whether the command took effect is not known when it fails
+// with anything but fault.Unavailable of its own.
+func AskBot[T any](ctx context.Context, c *Client, bot, kind string, body any) (out T, sent bool, err error) {
+	if !c.started() {
+		return out, false, fault.Store(errors.New("the member is starting"))
+	}
+	pid := c.c.IdentityLookup.Get(&cluster.ClusterIdentity{Identity: bot, Kind: agent.KindBot})
+	if pid == nil {
+		return out, false, fault.Store(errors.New("no member takes the bot"))
+	}
+	ctx, cancel := withDeadline(ctx)
+	defer cancel()
+	deadline, _ := ctx.Deadline()
+	res, err := c.c.ActorSystem.Root.RequestFuture(pid, protocol.NewCommand(kind, body), time.Until(deadline)).Result()
+	if err != nil {
+		return out, true, err
+	}
+	r, ok := res.(*protocol.Reply)
+	if !ok { // it is stopping: nothing was taken
+		return out, false, fault.Store(errors.New("the bot moves"))
+	}
+	if err := r.Err(); err != nil {
+		return out, false, err
+	}
+	out, err = protocol.Decode[T](r.Body)
+	return out, true, err
+}
+
+// LookBot tells a bot to look at who uses it. It returns at once; the hint may be lost.
+func (c *Client) LookBot(bot string) {
+	select {
+	case c.hints <- struct{}{}:
+	default:
+		return
+	}
+	go func() { // ends with the look-up, which has a deadline
+		defer func() { <-c.hints }()
+		if !c.started() {
+			return
+		}
+		if pid := c.c.IdentityLookup.Get(&cluster.ClusterIdentity{Identity: bot, Kind: agent.KindBot}); pid != nil {
+			c.c.ActorSystem.Root.Send(pid, &protocol.Command{Kind: protocol.Look})
+		}
+	}()
 }

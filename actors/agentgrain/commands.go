@@ -52,6 +52,7 @@ func init() { // a variable initialised in place would refer to itself through G
 		protocol.Exhaust:   with((*Grain).exhaust),
 		protocol.Trigger:   with((*Grain).trigger),
 		protocol.Schedule:  with((*Grain).schedule),
+		protocol.Link:      with((*Grain).link),
 		protocol.Rotate:    with((*Grain).rotate),
 		protocol.Redeliver: with((*Grain).redeliver),
 		protocol.Compact:   with((*Grain).compact),

@@ -6,7 +6,8 @@
 //
 //	grain ── pod    starts, stops, watches the agent's pod and applies file changes (one operation at a time)
 //	      ├─ turn   the running turn's clock: deadline, grace of a cancel, confirmation of the start
-//	      └─ notifier  attempts at webhook deliveries, while any is due
+//	      ├─ notifier  attempts at webhook deliveries, while any is due
+//	      └─ binding/…  replies to one linked chat account, part by part
 //
 // A child that panics is started anew with backoff; a grain that panics answers its caller, stops, and is activated
 // again by the next command or hint. A write that is refused because another activation owns the agent stops this one.
@@ -38,6 +39,7 @@ type Store interface {
 	agent.Alarms
 	agent.Routes
 	agent.Inbox
+	agent.Bots
 }
 
 // Places gives the place of a deleted agent back, with its keys and grants.
@@ -57,6 +59,7 @@ type Metrics interface {
 	PodStatus(from, to agent.PodStatus)
 	ScheduleLag(late time.Duration)
 	Delivery(event, result string)
+	ChatMessage(channel, direction, result string)
 }
 
 // Sealer encrypts and decrypts an agent's secrets and makes its runtime keys.
@@ -73,6 +76,10 @@ type Deps struct {
 	Runtime   agent.Runtime
 	Workspace agent.Workspace
 	Courier   agent.Courier
+	Chats     agent.Chats
+	SharedBot string                              // the platform's Discord bot; "": none
+	LookBot   func(bot string)                    // hints a bot; must not block
+	Displace  func(id agent.ID, bot, user string) // tells an agent that an account was linked elsewhere; must not block
 	Sealer    Sealer
 	Settings  agent.Settings
 	Node      string
@@ -106,6 +113,9 @@ type Grain struct {
 	timer      *time.Timer
 	idleSince  time.Time
 	pod, turn  *actor.PID
+	relays     map[string]*relaying // by binding
+	relayNow   bool
+	settling   bool
 	notifier   *actor.PID
 	flying     []string // deliveries that it works on
 	notifiers  int      // made so far
@@ -156,6 +166,8 @@ func (g *Grain) Receive(c actor.Context) {
 		g.nothingDue(c, m)
 	case attempted:
 		g.attempted(c, m)
+	case relayDone:
+		g.relayed(c, m)
 	case *actor.Terminated:
 		g.childEnded(c, m.Who)
 	case *actor.Stopping:
@@ -301,7 +313,7 @@ type committed func(agent.Committed) any
 
 // once names the commands whose repetition is told by their id; the others are safe to repeat as they are.
 var once = map[string]bool{protocol.Status: true, protocol.Balance: true, protocol.Update: true, protocol.Trigger: true, protocol.Schedule: true,
-	protocol.Rotate: true, protocol.Redeliver: true}
+	protocol.Rotate: true, protocol.Link: true, protocol.Redeliver: true}
 
 // onceKey is under which a command's result is remembered.
 func onceKey(cmd *protocol.Command) string { return "cmd/" + cmd.Id }
@@ -414,6 +426,8 @@ func (g *Grain) perform(c actor.Context, m *agent.Machine) {
 	g.tellPod(c, m)
 	g.tellTurn(c, m)
 	g.tellNotifier(c, m)
+	g.tellRelays(c, m)
+	g.settleBots(c, m)
 	due, alarm := m.Due(), m.Alarm()
 	if g.armed == unknown || due == 0 && g.armed != 0 || due > 0 && g.armed > 0 && alarm > g.armed && m.F.ClockMS >= g.armed {
 		g.rearm(alarm)
@@ -426,7 +440,7 @@ func (g *Grain) perform(c actor.Context, m *agent.Machine) {
 		wait = rest + time.Millisecond
 	}
 	g.deliver(c, m)
-	quiet := len(m.S.Intents) == 0 && len(g.flying) == 0 && !m.S.Sweeping && m.S.Turn == nil && !m.S.Deleting && m.S.Update == "" && !m.CanStart() &&
+	quiet := len(m.S.Intents) == 0 && len(g.flying) == 0 && !m.S.Sweeping && !g.sending() && !m.BotsDue() && !m.RoutesDue() && m.S.Turn == nil && !m.S.Deleting && m.S.Update == "" && !m.CanStart() &&
 		(m.S.Pod.Phase == agent.PodUp || m.S.Pod.Phase == agent.PodAbsent && !m.S.Pod.Want)
 	if quiet {
 		if time.Since(g.idleSince) >= g.d.Settings.Passivate {

@@ -315,6 +315,9 @@ func (g *Grain) remove(c actor.Context) {
 		err = account.RevokeAll(ctx, g.d.Places, spec.Account, string(g.id)) // MCP-5
 	}
 	if err == nil {
+		err = g.leaveBots(ctx)
+	}
+	if err == nil {
 		err = g.d.Places.FreePlace(ctx, account.Place{Account: spec.Account, Agent: string(g.id)})
 	}
 	if err == nil {

@@ -41,7 +41,7 @@ type Store interface {
 // Deps are the grain's dependencies, shared by the shards of a node.
 type Deps struct {
 	Store  Store
-	Wake   func(agent.ID) // hints one agent; must not block
+	Wake   func(context.Context, agent.ID) // hints one agent; it may wait as long as the context lasts
 	Fenced func(kind string)
 	// Rightful says whether the shard would be placed here if it were placed now.
 	Rightful func(kind, identity string) bool
@@ -135,7 +135,7 @@ func (g *Grain) sweep(ctx context.Context) error {
 	var settled []agent.Alarm
 	for _, a := range alarms {
 		if !a.Pending {
-			g.d.Wake(a.ID)
+			g.d.Wake(ctx, a.ID)
 			continue
 		}
 		// An entry stays until nothing waits, or nothing that waits could start (POD-6).
@@ -143,7 +143,7 @@ func (g *Grain) sweep(ctx context.Context) error {
 		switch {
 		case err != nil && !fault.Is(err, fault.NotFound): // not known: the entry comes again
 		case err == nil && f.Status == agent.Active && f.Pending > 0 && f.Balance > 0:
-			g.d.Wake(a.ID)
+			g.d.Wake(ctx, a.ID)
 		default:
 			settled = append(settled, a)
 		}

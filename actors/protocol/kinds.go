@@ -42,6 +42,8 @@ const (
 	Schedule  = "schedule"  // ScheduleCommand → ScheduleResult
 	Rotate    = "rotate"    // RotateCommand → RotateResult
 	Redeliver = "redeliver" // RedeliverCommand → agent.Delivery
+	Link      = "link"      // LinkCommand → LinkResult
+	Send      = "send"      // to a bot: agent.Part → SendResult
 	Read      = "read"      // ReadCommand → MarkResult (mark-read by the user)
 	Compact   = "compact"   // CompactCommand → –
 	Touch     = "touch"     // – → –: what the runner may use has changed
@@ -216,6 +218,25 @@ type (
 	RedeliverCommand struct {
 		ID string `json:"id"`
 	}
+	// LinkCommand is about the linked chat accounts of an agent.
+	LinkCommand struct {
+		Do      string        `json:"do"` // one of the Link verbs
+		Channel agent.Channel `json:"channel,omitempty"`
+		Hash    string        `json:"hash,omitempty"`   // of a code
+		Shared  string        `json:"shared,omitempty"` // the platform's Discord bot
+		Binding agent.Binding `json:"binding"`          // account and bot, or id and mode
+	}
+	// LinkResult is the binding as it is now, or when a code ends.
+	LinkResult struct {
+		Binding agent.Binding `json:"binding"`
+		UntilMS int64         `json:"until_ms,omitempty"`
+		Name    string        `json:"name,omitempty"` // of the agent
+	}
+	// SendResult is what became of a part.
+	SendResult struct {
+		Fate    agent.RelayFate `json:"fate"`
+		AfterMS int64           `json:"after_ms,omitempty"`
+	}
 	// ReadCommand marks replies as read by the user.
 	ReadCommand struct {
 		IDs []agent.MessageID `json:"ids"`
@@ -324,6 +345,15 @@ func (x *Command) LogValue() slog.Value {
 
 // LogValue keeps bodies out of every log (SEC-3).
 func (x *Reply) LogValue() slog.Value { return slog.BoolValue(x.GetFault() == nil) }
+
+// What a LinkCommand does.
+const (
+	LinkCode     = "code"     // opens a code
+	LinkRedeem   = "redeem"   // uses it
+	LinkUnlink   = "unlink"   // ends a binding
+	LinkMode     = "mode"     // changes its queue mode
+	LinkDisplace = "displace" // the account was linked elsewhere through the same bot
+)
 
 // What a ScheduleCommand does.
 const (

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,6 +16,8 @@ import (
 
 	"github.com/caarlos0/env/v11"
 
+	"troupe/channels/telegram"
+	"troupe/channels/whatsapp"
 	"troupe/cluster/process"
 	"troupe/persistence/seal"
 )
@@ -71,6 +74,8 @@ type Config struct {
 	Passivate        time.Duration `env:"TROUPE_PASSIVATE_AFTER" envDefault:"2m" flag:"passivate-after" help:"idle time before an activation leaves memory"`
 	StartTimeout     time.Duration `env:"TROUPE_START_TIMEOUT" envDefault:"120s" flag:"start-timeout" help:"a pod that did not attach by then has failed"`
 	AllowHTTP        bool          `env:"TROUPE_ALLOW_HTTP" flag:"allow-http" help:"webhooks and MCP servers may use http"`
+	TelegramURL      string        `env:"TROUPE_TELEGRAM_URL" flag:"telegram-url" help:"base of the Telegram Bot API"`
+	WhatsAppURL      string        `env:"TROUPE_WHATSAPP_URL" flag:"whatsapp-url" help:"base of the WhatsApp Cloud API"`
 	AllowHosts       []string      `env:"TROUPE_EGRESS_ALLOW" flag:"egress-allow" help:"hosts and addresses that the egress guard lets through"`
 	OAuthOrigins     []string      `env:"TROUPE_OAUTH_ORIGINS" flag:"oauth-origins" help:"origins of front ends to which OAuth flows of MCP servers may return"`
 	Registration     bool          `env:"TROUPE_REGISTRATION" envDefault:"true" flag:"registration" help:"strangers may create accounts"`
@@ -107,6 +112,7 @@ func (c *Config) finish() error {
 		}
 		c.Runner = filepath.Join(filepath.Dir(exe), "troupe-runner")
 	}
+	c.TelegramURL, c.WhatsAppURL = cmp.Or(c.TelegramURL, telegram.BaseURL), cmp.Or(c.WhatsAppURL, whatsapp.BaseURL)
 	if c.NodeName == "" {
 		c.NodeName, _ = os.Hostname()
 	}

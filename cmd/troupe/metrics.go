@@ -30,6 +30,8 @@ type metrics struct {
 	orphans     prometheus.Gauge
 	lag         prometheus.Histogram
 	deliveries  *prometheus.CounterVec
+	chat        *prometheus.CounterVec
+	bots        *prometheus.GaugeVec
 }
 
 func newMetrics() *metrics {
@@ -51,7 +53,9 @@ func newMetrics() *metrics {
 	m.orphans = prometheus.NewGauge(prometheus.GaugeOpts{Name: "troupe_orphan_volumes", Help: "Volumes whose agent the store does not know, as the sweeping node saw last."})
 	m.lag = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "troupe_schedule_lag_seconds", Help: "From a slot of a schedule to its message.", Buckets: fast})
 	m.deliveries = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "troupe_webhook_deliveries_total", Help: "Attempts at webhook deliveries, by what became of them."}, []string{"event", "result"})
-	m.reg.MustRegister(m.deliveries, m.lag, m.kube, m.orphans, m.requests, m.seconds, m.sendAck, m.activations, m.turns, m.wakes, m.pods, m.fenced, m.llmTokens, m.llmCalls, m.restarts,
+	m.chat = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "troupe_channel_messages_total", Help: "Messages from and parts to chat networks, by what became of them."}, []string{"channel", "direction", "result"})
+	m.bots = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "troupe_bots", Help: "Bots whose line this node holds."}, []string{"channel"})
+	m.reg.MustRegister(m.chat, m.bots, m.deliveries, m.lag, m.kube, m.orphans, m.requests, m.seconds, m.sendAck, m.activations, m.turns, m.wakes, m.pods, m.fenced, m.llmTokens, m.llmCalls, m.restarts,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -66,6 +70,16 @@ func (m *metrics) ScheduleLag(late time.Duration) { m.lag.Observe(late.Seconds()
 
 // Delivery counts an attempt at a webhook delivery: delivered, retried or dead.
 func (m *metrics) Delivery(event, result string) { m.deliveries.WithLabelValues(event, result).Inc() }
+
+// ChatMessage counts a message from, or a part of a reply to, a chat network.
+func (m *metrics) ChatMessage(channel, direction, result string) {
+	m.chat.WithLabelValues(channel, direction, result).Inc()
+}
+
+// Connected counts the lines of bots.
+func (m *metrics) Connected(channel agent.Channel, delta int) {
+	m.bots.WithLabelValues(string(channel)).Add(float64(delta))
+}
 
 // Kubernetes counts a call to the API server.
 func (m *metrics) Kubernetes(op string, err error) {

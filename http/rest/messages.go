@@ -24,6 +24,9 @@ func MessageBody(m *agent.Message) api.Message {
 	if m.ReplyTo != "" {
 		out.ReplyToID = text(m.ReplyTo.String())
 	}
+	if len(m.Uncertain) > 0 {
+		out.Metadata = withUncertain(m.Metadata, m.Uncertain)
+	}
 	return out
 }
 
@@ -90,11 +93,13 @@ func (r *rest) readSend(c *route.Call, id agent.ID) (*agent.Acceptance, int64, e
 	if err != nil {
 		return &agent.Acceptance{Idem: idem}, 0, err
 	}
-	if msg.Channel != agent.ChannelAPI { // no chat channel can be bound yet (MSG-11)
-		return nil, 0, fault.Newf(fault.Invalid, "channel_not_linked", "No %s account is linked to this agent", msg.Channel).At("channel", "has no active binding")
-	}
 	owner := &c.Caller.Account
 	msg.Counterparty, msg.PartyName, msg.PartyType = string(owner.ID), owner.Email, "user"
+	if msg.Channel != agent.ChannelAPI {
+		if err := r.party(c, id, &msg); err != nil {
+			return &agent.Acceptance{Idem: idem}, 0, err
+		}
+	}
 	return &agent.Acceptance{Agent: id, Account: owner.ID, ID: agent.MessageID(agent.NewUUID()), Body: msg.Body, Idem: idem, Limit: r.Settings.MaxPending}, wait, nil
 }
 

@@ -81,6 +81,8 @@ type Config struct {
 	Shards     int             // of the clock
 	Done       <-chan struct{} // the node stops: waits end
 	MCP        *mcp.Keeper
+	Networks   Networks // nil: no calls of chat networks are taken
+	SharedBot  string   // the platform's Discord bot, "" for none
 	// OAuthOrigins are origins of front ends to which an OAuth flow may send the browser, besides PublicURL.
 	OAuthOrigins []string
 }
@@ -93,7 +95,7 @@ type rest struct {
 // Routes is the table of this room.
 func Routes(cfg Config) []route.Route {
 	r := &rest{Config: cfg}
-	return slices.Concat(r.agentRoutes(), r.triggerRoutes(), r.scheduleRoutes(), r.webhookRoutes(), r.taskRoutes(), r.mcpRoutes(), r.accountRoutes(), r.systemRoutes())
+	return slices.Concat(r.agentRoutes(), r.triggerRoutes(), r.scheduleRoutes(), r.webhookRoutes(), r.channelRoutes(), r.taskRoutes(), r.mcpRoutes(), r.accountRoutes(), r.systemRoutes())
 }
 
 // feature makes a route that needs the AI Agents feature (TEN-2).
@@ -176,12 +178,16 @@ func (r *rest) view(ctx context.Context, id agent.ID, owner account.ID) (*view, 
 	if sn.Figures.Account != owner || sn.Figures.Deleted {
 		return nil, gone()
 	}
+	return viewOf(sn)
+}
+
+func viewOf(sn agent.Snapshot) (*view, error) {
 	v := &view{F: sn.Figures}
 	if err := json.Unmarshal(sn.Spec, &v.Spec); err != nil {
-		return nil, fmt.Errorf("decode spec of agent %s: %w", id, err)
+		return nil, fmt.Errorf("decode the spec of an agent: %w", err)
 	}
 	if err := json.Unmarshal(sn.State, &v.State); err != nil {
-		return nil, fmt.Errorf("decode state of agent %s: %w", id, err)
+		return nil, fmt.Errorf("decode the state of agent %s: %w", v.Spec.ID, err)
 	}
 	return v, nil
 }

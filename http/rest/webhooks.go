@@ -87,7 +87,9 @@ func (r *rest) deliveries(c *route.Call) (route.Response, error) {
 	if status == "" && event == "" {
 		rows, at, err = recorded[agent.Delivery](r, c, v.Spec.ID, all)
 	} else {
-		rows, at, err = r.search(c, v.Spec.ID, all, func(d *agent.Delivery) bool { return (status == "" || d.Status == status) && (event == "" || d.Event == event) })
+		rows, at, err = r.search(c, v.Spec.ID, all, func(d *agent.Delivery) bool {
+			return (status == "" || d.Status == status) && (event == "" || d.Event == event)
+		})
 	}
 	if err != nil {
 		return route.Response{}, err

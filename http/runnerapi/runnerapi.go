@@ -159,6 +159,9 @@ func (a *api) entities(c *route.Call) (route.Response, error) {
 		return route.Response{}, err
 	}
 	out := []runnerproto.Entity{{UUID: string(v.spec.Account), Type: "user", Name: v.spec.Owner, Channel: "api"}}
+	for _, b := range v.state.Bindings {
+		out = append(out, runnerproto.Entity{UUID: b.ID, Type: "user", Name: b.Name, Channel: string(b.Channel)})
+	}
 	err = a.Store.Agents(c.Ctx, v.spec.Account, func(e account.Entry) bool {
 		var card agent.Card
 		if e.Agent != string(v.spec.ID) && json.Unmarshal(e.Card, &card) == nil {
@@ -748,12 +751,18 @@ func (a *api) key(c *route.Call) (*agent.Idempotency, error) {
 	return c.Idempotency("runtime/" + string(c.Runner.Agent))
 }
 
-// recipient makes the body of a proactive message to the owner or to another agent of the account (MSG-8, TEN-4).
+// recipient makes the body of a proactive message to the owner, a linked account, or another agent of the account (MSG-8, TEN-4).
 func (a *api) recipient(c *route.Call, v *view, to runnerproto.Recipient, d agent.ReplyDraft, queue string) (*agent.Body, error) {
 	body := &agent.Body{Role: agent.RoleAssistant, Content: d.Content, Channel: agent.ChannelAPI, Metadata: d.Metadata, Source: "agent",
 		Counterparty: to.UUID, PartyName: v.spec.Owner, PartyType: "user"}
 	missing := fault.New(fault.NotFound, "not_found", "Recipient not found")
 	if to.Type == "user" {
+		for _, b := range v.state.Bindings {
+			if b.ID == to.UUID {
+				body.Channel, body.PartyName = b.Channel, b.Name
+				return body, nil
+			}
+		}
 		if to.UUID != string(v.spec.Account) {
 			return nil, missing
 		}

@@ -38,6 +38,8 @@ import (
 //	acct:first      string  account id of the administrator
 //	pk:{HASH}       string  account id/key id
 //	n:{KEY}         string  counter of a window
+//	bots            set     ids of bots that agents use
+//	bot:{ID}        hash    agent → channel
 //	rt:{KIND/ID}    string  agent that an id of the outside belongs to
 //	st:{KEY}        zset    open streams of an agent or account by end of their lease
 //	clk:{SHARD}:h   hash    claim of the shard

@@ -90,7 +90,7 @@ func (s *Store) Purge(ctx context.Context, id agent.ID) error {
 	}
 	keys := []string{k.bodies(), k.marks(), k.order(), k.pending(), k.conversations(), k.counters(), k.events(), k.commands(), k.records(), k.reservations(), k.usage(), k.reports()}
 	for _, p := range parties {
-		keys = append(keys, k.party(p))
+		keys = append(keys, k.party(p), k.index(agent.RecordRelay, p))
 	}
 	sessions, err := s.rdb.ZRange(ctx, k.index(agent.RecordSession, ""), 0, -1).Result()
 	if err != nil {

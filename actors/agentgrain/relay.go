@@ -1,0 +1,212 @@
+package agentgrain
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+
+	"troupe/actors/agent"
+	"troupe/actors/fault"
+	"troupe/actors/protocol"
+)
+
+// sendLimit is how long one part may take, with its wait for the bot's pace.
+const sendLimit = 60 * time.Second
+
+// relayGo tells a binding's child to send the present part of a reply.
+type relayGo struct {
+	relay agent.Relay
+	part  agent.Part
+	parts int
+}
+
+// relayDone is what became of it.
+type relayDone struct {
+	relayGo
+	fate  agent.RelayFate
+	after time.Duration
+}
+
+// bindingChild sends the replies of one binding, one part at a time, in the order in which its parent says so.
+type bindingChild struct{ d *Deps }
+
+// Receive implements actor.Actor.
+func (b *bindingChild) Receive(c actor.Context) {
+	m, ok := c.Message().(relayGo)
+	if !ok {
+		return
+	}
+	parent, root, d := c.Parent(), c.ActorSystem().Root, b.d
+	go func() { // ends with its deadline
+		ctx, cancel := context.WithTimeout(context.Background(), sendLimit)
+		defer cancel()
+		fate, after := d.Chats.Send(ctx, m.part)
+		root.Send(parent, relayDone{m, fate, after})
+	}()
+}
+
+// relaying is a binding whose child has something in hand, or had.
+type relaying struct {
+	child *actor.PID
+	busy  bool
+}
+
+// tellRelays goes on with the outbox of every binding that is due.
+func (g *Grain) tellRelays(c actor.Context, m *agent.Machine) {
+	if m.S.Deleting || g.relayNow {
+		return
+	}
+	g.relayNow = true
+	defer func() { g.relayNow = false }()
+	for _, h := range m.S.Relays {
+		if r := g.relays[h.Binding]; r != nil && r.busy || h.NextMS > m.Now {
+			continue
+		}
+		if err := g.relayFirst(c, h.Binding); err != nil && !fault.Is(err, fault.Fenced) {
+			g.d.Log.Warn("reply could not be relayed", "agent_id", g.id, "binding_id", h.Binding, "err", err)
+			g.arm(time.Second)
+			return
+		}
+	}
+	for id, r := range g.relays {
+		if !r.busy && m.RelayTo(id) == nil {
+			c.Stop(r.child)
+			delete(g.relays, id)
+		}
+	}
+}
+
+// relayFirst takes the first reply of a binding's outbox in hand.
+func (g *Grain) relayFirst(c actor.Context, binding string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
+	defer cancel()
+	r, owed, err := g.firstRelay(ctx, binding)
+	if err != nil {
+		return err
+	}
+	var text string
+	if owed > 0 {
+		msgs, err := g.d.Store.ByID(ctx, g.id, []agent.MessageID{r.Message})
+		if err != nil {
+			return err
+		}
+		if len(msgs) > 0 {
+			text = msgs[0].Content
+		}
+	}
+	var work *relayGo
+	_, err = g.step(c, nil, func(m *agent.Machine) (any, error) {
+		work = nil
+		if owed == 0 {
+			m.RelaysDone(binding)
+			return nil, nil
+		}
+		b := m.RelayTo(binding)
+		if b == nil {
+			m.Relayed(r, agent.Unbound, 0, 0, owed, true)
+			return nil, nil
+		}
+		parts, repeatable, present := g.d.Chats.Parts(b.Channel, text), g.d.Chats.Repeatable(b.Channel), r
+		bot := m.Spec.BotOf(b.Channel, g.d.SharedBot)
+		switch {
+		case r.Part >= len(parts): // nothing to send
+			m.Relayed(r, agent.PartSent, 0, 0, owed, repeatable)
+			return nil, nil
+		case bot == "": // cleared; a new token revives the binding (CHAN-12)
+			m.Relayed(r, agent.PartLater, len(parts), time.Minute, owed, repeatable)
+			return nil, nil
+		case r.Sending: // by an activation that did not live to tell
+			var goesOn bool
+			if present, goesOn = m.Relayed(r, agent.PartUncertain, len(parts), 0, owed, repeatable); !goesOn {
+				return nil, nil
+			}
+		case !repeatable:
+			present = m.Intend(r)
+		}
+		work = &relayGo{present, agent.Part{Agent: g.id, Bot: bot, Binding: *b, Message: r.Message, Number: present.Part, Text: parts[present.Part]}, len(parts)}
+		return nil, nil
+	})
+	if err == nil && work != nil {
+		g.relayPart(c, *work)
+	}
+	return err
+}
+
+func (g *Grain) firstRelay(ctx context.Context, binding string) (r agent.Relay, owed int64, err error) {
+	bodies, total, err := g.d.Store.Recorded(ctx, g.id, agent.RecordPage{Kind: agent.RecordRelay, Group: binding, Limit: 1})
+	if err == nil && len(bodies) > 0 {
+		err = json.Unmarshal(bodies[0], &r)
+	}
+	return r, int64(total), err
+}
+
+func (g *Grain) relayPart(c actor.Context, w relayGo) {
+	r := g.relays[w.relay.Binding]
+	if r == nil {
+		r = &relaying{child: c.Spawn(actor.PropsFromProducer(func() actor.Actor { return &bindingChild{g.d} }))}
+		if g.relays == nil {
+			g.relays = map[string]*relaying{}
+		}
+		g.relays[w.relay.Binding] = r
+	}
+	r.busy = true
+	c.Send(r.child, w)
+}
+
+// relayed stores what became of a part, and goes on with the next.
+func (g *Grain) relayed(c actor.Context, d relayDone) {
+	r := g.relays[d.relay.Binding]
+	if r == nil || !r.busy {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
+	defer cancel()
+	_, owed, err := g.firstRelay(ctx, d.relay.Binding)
+	var next *relayGo
+	if err == nil {
+		_, err = g.step(c, nil, func(m *agent.Machine) (any, error) {
+			next = nil
+			present, goesOn := m.Relayed(d.relay, d.fate, d.parts, d.after, owed, g.d.Chats.Repeatable(d.part.Binding.Channel))
+			b := m.RelayTo(d.relay.Binding)
+			if !goesOn || b == nil {
+				return nil, nil
+			}
+			text := m.Content(present.Message)
+			parts := g.d.Chats.Parts(b.Channel, text)
+			if present.Part < len(parts) {
+				next = &relayGo{present, d.part, d.parts}
+				next.part.Binding, next.part.Number, next.part.Text = *b, present.Part, parts[present.Part]
+			}
+			return nil, nil
+		})
+	}
+	switch {
+	case fault.Is(err, fault.Fenced) || g.gone:
+		return
+	case err != nil: // what was sent must not be forgotten
+		self, root := c.Self(), c.ActorSystem().Root
+		time.AfterFunc(time.Second, func() { root.Send(self, d) })
+		return
+	}
+	g.d.Metrics.ChatMessage(string(d.part.Binding.Channel), "out", fateNames[d.fate])
+	if next != nil {
+		c.Send(r.child, *next)
+		return
+	}
+	r.busy = false
+	c.Send(c.Self(), &protocol.Command{Kind: protocol.Look})
+}
+
+var fateNames = map[agent.RelayFate]string{agent.PartSent: "sent", agent.PartUncertain: "uncertain", agent.PartLater: "retried", agent.PartRefused: "refused", agent.WindowClosed: "refused", agent.Unbound: "dropped"}
+
+// sending says whether a part is under way.
+func (g *Grain) sending() bool {
+	for _, r := range g.relays {
+		if r.busy {
+			return true
+		}
+	}
+	return false
+}

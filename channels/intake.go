@@ -1,0 +1,183 @@
+package channels
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"regexp"
+	"strings"
+	"time"
+	"unicode"
+
+	"troupe/actors/account"
+	"troupe/actors/agent"
+	"troupe/actors/fault"
+	"troupe/actors/protocol"
+)
+
+// Store is what an intake reads and writes.
+type Store interface {
+	agent.Routes
+	agent.Inbox
+	Load(ctx context.Context, id agent.ID) (agent.Snapshot, error)
+	Count(ctx context.Context, key string, limit, windowMS int64) (account.Window, error)
+	Counted(ctx context.Context, key string) (int64, error)
+}
+
+// Agents reaches agents.
+type Agents interface {
+	Link(ctx context.Context, id agent.ID, cmd protocol.LinkCommand) (protocol.LinkResult, error)
+	Hint(id agent.ID)
+}
+
+// Intake takes what people write to bots: it links accounts and puts messages into inboxes (CHAN-3 to CHAN-7).
+type Intake struct {
+	Store  Store
+	Agents Agents
+	Limit  int                                        // messages that may wait per agent
+	Count  func(channel agent.Channel, result string) // metric
+	Log    *slog.Logger
+}
+
+// What senders are told.
+const (
+	textLinked   = "Linked. You are talking to %s now."
+	textWrong    = "This code is not valid. Ask for a new one."
+	textHint     = "This account is not linked to an agent. Ask for a link code and send: /link CODE"
+	textAway     = "The agent is not available at the moment. Your message was not delivered."
+	textCrowded  = "The agent has too many messages waiting. Your message was not delivered."
+	onceEvery    = 10 * time.Minute
+	maxNameRunes = 200
+)
+
+var linkCommand = regexp.MustCompile(`(?i)^/?link\s+([A-Z0-9]{1,32})$`)
+
+// Take makes one event durable. What it returns is for the sender; an error means that the event must come again (CHAN-6).
+func (in *Intake) Take(ctx context.Context, channel agent.Channel, bot string, e Event) (answer string, err error) {
+	e.Name = clean(e.Name)
+	if m := linkCommand.FindStringSubmatch(strings.TrimFunc(e.Text, unicode.IsSpace)); m != nil {
+		return in.redeem(ctx, channel, bot, e, m[1])
+	}
+	result := "error"
+	defer func() { in.Count(channel, result) }()
+	to, b, err := in.find(ctx, bot, e.User)
+	if err != nil {
+		return "", err
+	}
+	if b == nil {
+		result = "unlinked"
+		return in.rarely(ctx, "hint/"+bot+"/"+e.User, textHint)
+	}
+	text := strings.ReplaceAll(e.Text, "\x00", "")
+	if r := []rune(text); len(r) > agent.MaxContent {
+		text = string(r[:agent.MaxContent])
+	}
+	if strings.TrimFunc(text, unicode.IsSpace) == "" {
+		result = "ignored"
+		return "", nil
+	}
+	meta := map[string]any{"message_id": e.ID, "user_id": e.User}
+	if e.Chat != "" {
+		meta["chat_id"] = e.Chat
+	}
+	raw, err := json.Marshal(map[string]any{"_channel": meta})
+	if err != nil {
+		return "", err
+	}
+	got, err := in.Store.Accept(ctx, &agent.Acceptance{Agent: to, ID: agent.DerivedID(e.At, bot, e.ID), Limit: in.Limit, Body: agent.Body{Role: agent.RoleUser, Content: text,
+		Channel: b.Channel, QueueMode: b.Mode, Metadata: raw, Source: "user", Counterparty: b.ID, PartyName: b.Name, PartyType: "user"}})
+	switch {
+	case err == nil && got.Replayed:
+		result = "repeated"
+	case err == nil:
+		result = "accepted"
+		if got.Status == agent.Active {
+			in.Agents.Hint(to)
+		}
+	case fault.Is(err, fault.NotFound):
+		result = "unlinked"
+		return in.rarely(ctx, "hint/"+bot+"/"+e.User, textHint)
+	case fault.Is(err, fault.Limited): // to let it come again would hold up everybody else
+		result = "refused"
+		return in.rarely(ctx, "crowded/"+bot+"/"+e.User, textCrowded)
+	case fault.Of(err).Code == "agent_unavailable": // CHAN-7
+		result = "refused"
+		return in.rarely(ctx, "away/"+bot+"/"+e.User, textAway)
+	default:
+		return "", err
+	}
+	return "", nil
+}
+
+// find leads from an account to its binding, nil for none. The route is the truth (CHAN-1).
+func (in *Intake) find(ctx context.Context, bot, user string) (agent.ID, *agent.Binding, error) {
+	to, err := in.Store.Route(ctx, agent.RouteChat, agent.ChatRoute(bot, user))
+	if err != nil || to == "" {
+		return "", nil, err
+	}
+	sn, err := in.Store.Load(ctx, to)
+	if fault.Is(err, fault.NotFound) || err == nil && sn.Figures.Deleted {
+		return "", nil, nil
+	}
+	if err != nil {
+		return "", nil, err
+	}
+	var s agent.State
+	if err := json.Unmarshal(sn.State, &s); err != nil {
+		return "", nil, err
+	}
+	return to, s.Bound(bot, user), nil
+}
+
+// redeem uses a link code (CHAN-3). After too many failures of a sender there is no answer.
+func (in *Intake) redeem(ctx context.Context, channel agent.Channel, bot string, e Event, code string) (string, error) {
+	failures := "link/" + bot + "/" + e.User
+	if n, err := in.Store.Counted(ctx, failures); err != nil || n >= agent.LinkFailures {
+		in.Count(channel, "ignored")
+		return "", err
+	}
+	hash := agent.LinkHash(bot, code)
+	to, err := in.Store.Route(ctx, agent.RouteLink, hash)
+	if err != nil {
+		return "", err
+	}
+	var got protocol.LinkResult
+	if err = agent.WrongCode(); to != "" {
+		got, err = in.Agents.Link(ctx, to, protocol.LinkCommand{Do: protocol.LinkRedeem, Hash: hash,
+			Binding: agent.Binding{Channel: channel, Bot: bot, User: e.User, Name: e.Name, Team: e.Team, Chat: e.Chat}})
+	}
+	switch {
+	case err == nil:
+		in.Count(channel, "linked")
+		return strings.Replace(textLinked, "%s", got.Name, 1), nil
+	case fault.Is(err, fault.Invalid), fault.Is(err, fault.NotFound):
+		in.Count(channel, "refused")
+		if _, err := in.Store.Count(ctx, failures, agent.LinkFailures, agent.LinkWindow.Milliseconds()); err != nil {
+			return "", err
+		}
+		return textWrong, nil
+	}
+	return "", err // nobody knows whether it was used; the event comes again
+}
+
+// rarely gives a text at most once in ten minutes; where that cannot be counted, not at all.
+func (in *Intake) rarely(ctx context.Context, key, text string) (string, error) {
+	if w, err := in.Store.Count(ctx, key, 1, onceEvery.Milliseconds()); err != nil || w.Refused {
+		return "", nil
+	}
+	return text, nil
+}
+
+// clean keeps a name that a stranger chose on one line.
+func clean(name string) string {
+	name = strings.TrimSpace(strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, name))
+	if r := []rune(name); len(r) > maxNameRunes {
+		name = string(r[:maxNameRunes])
+	}
+	return name
+}
