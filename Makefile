@@ -4,7 +4,7 @@ VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  = -s -w -X main.version=$(VERSION)
 PKGS     = ./...
 
-.PHONY: help build test test-fast race lint generate manifests rules demo bench chaos e2e fuzz deps clean ci
+.PHONY: help build test test-fast race lint generate manifests rules demo demo-channels bench chaos e2e fuzz deps clean ci
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,9 @@ rules: ## the table of contract rules and the tests that quote them; fails if a 
 demo: build ## the main job end to end on the embedded store, with a kill -9 in the middle
 	$(GO) run ./cmd/demo -bin bin
 
+demo-channels: ## a conversation over every chat network, against servers that speak its protocol
+	$(GO) test -count=1 -v -run '^TestDemoOfEveryChannel$$' ./cmd/troupe
+
 bench: deps build ## throughput, latency and cost, as ratios to references of the same run
 	$(GO) run ./cmd/bench -bin bin
 
@@ -52,8 +55,8 @@ e2e: ## the end-to-end suite on a real Kubernetes of its own (root, Debian): RUN
 	bash deploy/e2e/run.sh
 
 fuzz: ## fuzz parsers, merges and templates for a minute each
-	@for f in $$(grep -rhoE '^func Fuzz[A-Za-z0-9_]+' actors http | awk '{print $$2}'); do \
-	  p=$$(grep -rlE "^func $$f\(" actors http | head -1 | xargs dirname); \
+	@for f in $$(grep -rhoE '^func Fuzz[A-Za-z0-9_]+' actors http channels | awk '{print $$2}'); do \
+	  p=$$(grep -rlE "^func $$f\(" actors http channels | head -1 | xargs dirname); \
 	  $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime 60s ./$$p || exit 1; done
 
 ci: ## what CI runs

@@ -42,6 +42,7 @@ type Intake struct {
 // What senders are told.
 const (
 	textLinked   = "Linked. You are talking to %s now."
+	textAlready  = "Linked."
 	textWrong    = "This code is not valid. Ask for a new one."
 	textHint     = "This account is not linked to an agent. Ask for a link code and send: /link CODE"
 	textAway     = "The agent is not available at the moment. Your message was not delivered."
@@ -50,13 +51,26 @@ const (
 	maxNameRunes = 200
 )
 
-var linkCommand = regexp.MustCompile(`(?i)^/?link\s+([A-Z0-9]{1,32})$`)
+var linkCommand = regexp.MustCompile(`(?i)^(/?)link\s+([A-Z0-9]{1,32})$`)
+
+// skew is how far the clocks of networks and of the store may be apart.
+const skew = 5 * time.Second
 
 // Take makes one event durable. What it returns is for the sender; an error means that the event must come again (CHAN-6).
 func (in *Intake) Take(ctx context.Context, channel agent.Channel, bot string, e Event) (answer string, err error) {
 	e.Name = clean(e.Name)
 	if m := linkCommand.FindStringSubmatch(strings.TrimFunc(e.Text, unicode.IsSpace)); m != nil {
-		return in.redeem(ctx, channel, bot, e, m[1])
+		to, err := in.Store.Route(ctx, agent.RouteLink, agent.LinkHash(bot, m[2]))
+		if err != nil {
+			return "", err
+		}
+		_, b, err := in.find(ctx, bot, e.User)
+		if err != nil {
+			return "", err
+		}
+		if to != "" || b == nil || m[1] != "" || time.UnixMilli(b.CreatedMS).After(e.At.Add(-skew)) { // else it is something that a linked person says
+			return in.redeem(ctx, channel, bot, e, m[2], to, b)
+		}
 	}
 	result := "error"
 	defer func() { in.Count(channel, result) }()
@@ -129,20 +143,20 @@ func (in *Intake) find(ctx context.Context, bot, user string) (agent.ID, *agent.
 	return to, s.Bound(bot, user), nil
 }
 
-// redeem uses a link code (CHAN-3). After too many failures of a sender there is no answer.
-func (in *Intake) redeem(ctx context.Context, channel agent.Channel, bot string, e Event, code string) (string, error) {
+// redeem uses a link code of the agent to, "" for none (CHAN-3); b is the sender's binding so far. After too many failures of a sender there
+// is no answer. The event may come again after it took effect: then the binding is younger than it.
+func (in *Intake) redeem(ctx context.Context, channel agent.Channel, bot string, e Event, code string, to agent.ID, b *agent.Binding) (string, error) {
+	if to == "" && b != nil && time.UnixMilli(b.CreatedMS).After(e.At.Add(-skew)) {
+		return textAlready, nil
+	}
 	failures := "link/" + bot + "/" + e.User
 	if n, err := in.Store.Counted(ctx, failures); err != nil || n >= agent.LinkFailures {
 		in.Count(channel, "ignored")
 		return "", err
 	}
-	hash := agent.LinkHash(bot, code)
-	to, err := in.Store.Route(ctx, agent.RouteLink, hash)
-	if err != nil {
-		return "", err
-	}
+	hash, err := agent.LinkHash(bot, code), agent.WrongCode()
 	var got protocol.LinkResult
-	if err = agent.WrongCode(); to != "" {
+	if to != "" {
 		got, err = in.Agents.Link(ctx, to, protocol.LinkCommand{Do: protocol.LinkRedeem, Hash: hash,
 			Binding: agent.Binding{Channel: channel, Bot: bot, User: e.User, Name: e.Name, Team: e.Team, Chat: e.Chat}})
 	}

@@ -75,12 +75,13 @@ type LinkCode struct {
 // BindingID is the id as the outside knows it.
 func BindingID(id string) string { return "bind_" + id }
 
-// BotID names a bot by its credentials: the token, or what stands for it in them. "" for none.
+// BotID names a bot by what only its owner knows of its credentials. "" for none.
 func BotID(c Channel, credentials Secret) string {
 	token := credentials.Reveal()
 	var doc struct {
-		Bot   string `json:"bot_token"`
-		Phone string `json:"phone_number_id"`
+		Bot    string `json:"bot_token"`
+		Phone  string `json:"phone_number_id"`
+		Secret string `json:"app_secret"` // the number is no secret: without this, anybody could name somebody else's bot
 	}
 	switch {
 	case token == "":
@@ -89,7 +90,7 @@ func BotID(c Channel, credentials Secret) string {
 		if json.Unmarshal([]byte(token), &doc) != nil {
 			return ""
 		}
-		token = doc.Bot + doc.Phone
+		token = doc.Bot + doc.Phone + "\x00" + doc.Secret
 	}
 	sum := sha256.Sum256([]byte("troupe bot\x00" + string(c) + "\x00" + token))
 	return hex.EncodeToString(sum[:16])
@@ -212,6 +213,17 @@ func (m *Machine) dropBinding(id string) {
 			m.S.Relays[i].NextMS = m.Now
 		}
 	}
+}
+
+// Undelivered notes that a network could not deliver a reply which it had taken.
+func (m *Machine) Undelivered(id MessageID, reason string) {
+	x := m.loaded(id)
+	if x.Role != RoleAssistant || x.Status != Delivered || x.Reason != "" {
+		return
+	}
+	x.Reason = reason
+	m.C.Marks = append(m.C.Marks, MarkPut{ID: id, Mark: x.Mark, Party: x.Counterparty})
+	m.event("message.failed", map[string]any{"message_id": id.String(), "role": RoleAssistant, "reason": reason})
 }
 
 // Displace ends a binding whose account was linked to another agent through the same bot (CHAN-1).

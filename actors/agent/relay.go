@@ -97,6 +97,9 @@ func (m *Machine) Relayed(r Relay, fate RelayFate, parts int, after time.Duratio
 	if r.FirstMS == 0 {
 		r.FirstMS = m.Now
 	}
+	if fate == PartUncertain && repeatable {
+		fate = PartLater // the network tells a part that is sent again
+	}
 	switch fate {
 	case PartUncertain:
 		r.Uncertain = append(r.Uncertain, r.Part+1)

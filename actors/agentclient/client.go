@@ -239,11 +239,14 @@ func AskBot[T any](ctx context.Context, c *Client, bot, kind string, body any) (
 	defer cancel()
 	deadline, _ := ctx.Deadline()
 	res, err := c.c.ActorSystem.Root.RequestFuture(pid, protocol.NewCommand(kind, body), time.Until(deadline)).Result()
+	if errors.Is(err, actor.ErrDeadLetter) { // it is stopping, or not sure of its lease: nothing was taken
+		return out, false, fault.Store(errors.New("the bot moves"))
+	}
 	if err != nil {
 		return out, true, err
 	}
 	r, ok := res.(*protocol.Reply)
-	if !ok { // it is stopping: nothing was taken
+	if !ok {
 		return out, false, fault.Store(errors.New("the bot moves"))
 	}
 	if err := r.Err(); err != nil {

@@ -115,6 +115,7 @@ type Grain struct {
 	pod, turn  *actor.PID
 	relays     map[string]*relaying // by binding
 	relayNow   bool
+	unsent     map[string]unsent // by binding
 	settling   bool
 	notifier   *actor.PID
 	flying     []string // deliveries that it works on

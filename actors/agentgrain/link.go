@@ -24,6 +24,12 @@ func (g *Grain) link(c actor.Context, cmd *protocol.Command, b protocol.LinkComm
 			return nil, err
 		}
 	}
+	if b.Do == protocol.LinkDisplace { // word that comes late may be about a binding that was made since
+		holder, err := g.d.Store.Route(ctx, agent.RouteChat, agent.ChatRoute(b.Binding.Bot, b.Binding.User))
+		if err != nil || holder == g.id {
+			return protocol.LinkResult{}, err
+		}
+	}
 	var former string
 	res, err := g.step(c, cmd, func(m *agent.Machine) (any, error) {
 		var out protocol.LinkResult
@@ -38,6 +44,8 @@ func (g *Grain) link(c actor.Context, cmd *protocol.Command, b protocol.LinkComm
 			out.Binding, err = m.Unlink(b.Channel)
 		case protocol.LinkMode:
 			out.Binding, err = m.SetMode(b.Binding.ID, b.Binding.Mode)
+		case protocol.LinkFailed:
+			m.Undelivered(b.Message, b.Reason)
 		case protocol.LinkDisplace:
 			m.Displace(b.Binding.Bot, b.Binding.User)
 		default:
@@ -59,6 +67,9 @@ func (g *Grain) link(c actor.Context, cmd *protocol.Command, b protocol.LinkComm
 			route := agent.ChatRoute(out.Binding.Bot, out.Binding.User)
 			if holder, err := g.d.Store.Route(ctx, agent.RouteChat, route); err == nil && holder == g.id {
 				_ = g.d.Store.DropRoute(ctx, agent.RouteChat, route) // else it leads to an agent without that binding
+			}
+			if out.Binding.Bot == g.d.SharedBot {
+				_ = g.d.Store.DropBot(ctx, out.Binding.Bot, g.id)
 			}
 		}
 	case b.Do == protocol.LinkRedeem:
@@ -93,30 +104,27 @@ func (g *Grain) settleBots(c actor.Context, m *agent.Machine) {
 			g.d.LookBot(bot)
 		}
 	}
-	moved, displaced := m.Moved(), map[string]agent.ID{}
+	moved := m.Moved()
 	for _, b := range moved {
 		route := agent.ChatRoute(b.Bot, b.User)
 		holder, err := g.d.Store.Route(ctx, agent.RouteChat, route)
+		if b.Bot == g.d.SharedBot && err == nil { // who is linked through it, for the gaps of its connection
+			err = g.d.Store.PutBot(ctx, b.Bot, agent.BotUse{Agent: g.id, Channel: b.Channel})
+		}
 		if err == nil && holder != g.id {
-			displaced[b.ID] = holder
-			err = g.d.Store.PutRoute(ctx, agent.RouteChat, route, g.id) // switched last (CHAN-1)
+			if err = g.d.Store.PutRoute(ctx, agent.RouteChat, route, g.id); err == nil && holder != "" { // switched last (CHAN-1)
+				g.d.Displace(holder, b.Bot, b.User) // else it finds out when it is asked, or is about to send
+			}
 		}
 		if err != nil {
 			return
 		}
 	}
-	if _, err := g.step(c, nil, func(m *agent.Machine) (any, error) {
+	_, _ = g.step(c, nil, func(m *agent.Machine) (any, error) { // what is not stored is settled again by the next look
 		m.BotsKnown(bots)
 		m.RoutesKnown(moved)
 		return nil, nil
-	}); err != nil {
-		return
-	}
-	for _, b := range moved {
-		if to := displaced[b.ID]; to != "" {
-			g.d.Displace(to, b.Bot, b.User)
-		}
-	}
+	})
 }
 
 // leaveBots takes a deleted agent out of what the cluster knows of bots and accounts.
@@ -138,6 +146,11 @@ func (g *Grain) leaveBots(ctx context.Context) error {
 		}
 	}
 	for _, b := range s.Bindings {
+		if b.Bot == g.d.SharedBot {
+			if err := g.d.Store.DropBot(ctx, b.Bot, g.id); err != nil {
+				return err
+			}
+		}
 		route := agent.ChatRoute(b.Bot, b.User)
 		if holder, err := g.d.Store.Route(ctx, agent.RouteChat, route); err != nil || holder != g.id {
 			if err != nil {

@@ -96,14 +96,30 @@ func (g *Grain) relayFirst(c actor.Context, binding string) error {
 			text = msgs[0].Content
 		}
 	}
+	key := unsent{r.Message, r.Part}
+	held := true // the route leads here, as far as that was made
+	for _, b := range g.bindingsNow() {
+		if b.ID == binding && b.Routed != "" {
+			holder, err := g.d.Store.Route(ctx, agent.RouteChat, agent.ChatRoute(b.Routed, b.User))
+			if err != nil {
+				return err
+			}
+			held = holder == g.id
+		}
+	}
 	var work *relayGo
+	intends := false
 	_, err = g.step(c, nil, func(m *agent.Machine) (any, error) {
-		work = nil
+		work, intends = nil, false
 		if owed == 0 {
 			m.RelaysDone(binding)
 			return nil, nil
 		}
 		b := m.RelayTo(binding)
+		if b != nil && !held { // the account was linked elsewhere, and that was not told (CHAN-1)
+			m.Displace(b.Bot, b.User)
+			b = nil
+		}
 		if b == nil {
 			m.Relayed(r, agent.Unbound, 0, 0, owed, true)
 			return nil, nil
@@ -117,21 +133,47 @@ func (g *Grain) relayFirst(c actor.Context, binding string) error {
 		case bot == "": // cleared; a new token revives the binding (CHAN-12)
 			m.Relayed(r, agent.PartLater, len(parts), time.Minute, owed, repeatable)
 			return nil, nil
-		case r.Sending: // by an activation that did not live to tell
+		case r.Sending && g.unsent[binding] != key: // by an activation that did not live to tell
 			var goesOn bool
 			if present, goesOn = m.Relayed(r, agent.PartUncertain, len(parts), 0, owed, repeatable); !goesOn {
 				return nil, nil
 			}
 		case !repeatable:
-			present = m.Intend(r)
+			present, intends = m.Intend(r), true
 		}
 		work = &relayGo{present, agent.Part{Agent: g.id, Bot: bot, Binding: *b, Message: r.Message, Number: present.Part, Text: parts[present.Part]}, len(parts)}
 		return nil, nil
 	})
-	if err == nil && work != nil {
+	switch {
+	case err != nil && intends:
+		g.note(binding, key) // the intent may be stored, and nothing was sent
+	case err == nil && work != nil:
+		delete(g.unsent, binding)
 		g.relayPart(c, *work)
+	case err == nil && owed > 1:
+		c.Send(c.Self(), &protocol.Command{Kind: protocol.Look}) // the next may be due
 	}
 	return err
+}
+
+// unsent is a part whose intent may be stored although nothing was sent.
+type unsent struct {
+	message agent.MessageID
+	part    int
+}
+
+func (g *Grain) note(binding string, u unsent) {
+	if g.unsent == nil {
+		g.unsent = map[string]unsent{}
+	}
+	g.unsent[binding] = u
+}
+
+// bindingsNow are the bindings as committed.
+func (g *Grain) bindingsNow() []agent.Binding {
+	var s struct{ Bindings []agent.Binding }
+	_ = json.Unmarshal(g.state, &s) // it was committed by this code
+	return s.Bindings
 }
 
 func (g *Grain) firstRelay(ctx context.Context, binding string) (r agent.Relay, owed int64, err error) {
@@ -163,9 +205,13 @@ func (g *Grain) relayed(c actor.Context, d relayDone) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 	defer cancel()
-	_, owed, err := g.firstRelay(ctx, d.relay.Binding)
+	now, owed, err := g.firstRelay(ctx, d.relay.Binding)
 	var next *relayGo
-	if err == nil {
+	if err == nil && (now.Message != d.relay.Message || now.Part != d.relay.Part || now.Sending != d.relay.Sending) { // it was stored, and nobody said so
+		if now.Message == d.relay.Message && now.Sending {
+			g.note(d.relay.Binding, unsent{now.Message, now.Part})
+		}
+	} else if err == nil {
 		_, err = g.step(c, nil, func(m *agent.Machine) (any, error) {
 			next = nil
 			present, goesOn := m.Relayed(d.relay, d.fate, d.parts, d.after, owed, g.d.Chats.Repeatable(d.part.Binding.Channel))

@@ -41,8 +41,8 @@ type Store interface {
 type Line interface {
 	// Run keeps the connection until it is lost or ctx ends. A network without connections waits for the end.
 	Run(ctx context.Context) error
-	// Send sends one part.
-	Send(ctx context.Context, p agent.Part) protocol.SendResult
+	// Send sends one part. It waits for the bot's pace no longer than pace lasts.
+	Send(ctx, pace context.Context, p agent.Part) protocol.SendResult
 }
 
 // Deps are the grain's dependencies, shared by the bots of a node.
@@ -68,8 +68,10 @@ type Grain struct {
 	secret  agent.Secret
 	line    Line
 	stop    context.CancelFunc // of the line
-	gen     int                // of the line
-	lost    int                // connections in a row that did not last
+	unpace  context.CancelFunc
+	pace    context.Context // ends with the line: what waits to be sent is sent by another
+	gen     int             // of the line
+	lost    int             // connections in a row that did not last
 	loading bool
 	again   bool
 	waiting []waiting
@@ -78,8 +80,9 @@ type Grain struct {
 }
 
 type waiting struct {
-	part agent.Part
-	from *actor.PID
+	part  agent.Part
+	from  *actor.PID
+	until time.Time // nobody waits for the answer any more
 }
 
 type (
@@ -101,7 +104,7 @@ type (
 
 // Props returns the properties of bot grains.
 func Props(d *Deps) *actor.Props {
-	return actor.PropsFromProducer(func() actor.Actor { return &Grain{d: d, stop: func() {}} })
+	return actor.PropsFromProducer(func() actor.Actor { return &Grain{d: d, stop: func() {}, unpace: func() {}} })
 }
 
 // Receive implements actor.Actor.
@@ -145,7 +148,7 @@ func (g *Grain) command(c actor.Context, cmd *protocol.Command) {
 		if err != nil || c.Sender() == nil {
 			return
 		}
-		w := waiting{part, c.Sender()}
+		w := waiting{part, c.Sender(), time.Now().Add(agent.SendTimeout)}
 		switch {
 		case g.busy+len(g.waiting) >= maxWaiting:
 			c.Respond(protocol.Answer(protocol.SendResult{Fate: agent.PartLater, AfterMS: time.Second.Milliseconds()}, nil))
@@ -164,11 +167,11 @@ func (g *Grain) command(c actor.Context, cmd *protocol.Command) {
 
 func (g *Grain) send(c actor.Context, w waiting) {
 	g.busy++
-	self, root, line := c.Self(), c.ActorSystem().Root, g.line
+	self, root, line, pace := c.Self(), c.ActorSystem().Root, g.line, g.pace
 	go func() { // ends with its deadline
 		ctx, cancel := context.WithTimeout(context.Background(), agent.SendTimeout)
 		defer cancel()
-		root.Send(w.from, protocol.Answer(line.Send(ctx, w.part), nil))
+		root.Send(w.from, protocol.Answer(line.Send(ctx, pace, w.part), nil))
 		root.Send(self, sent{})
 	}()
 }
@@ -206,16 +209,22 @@ func (d *Deps) read(ctx context.Context, id string) (l loaded) {
 		}
 		var spec agent.Spec
 		if err := json.Unmarshal(sn.Spec, &spec); err != nil {
-			l.err = err
-			return l
+			d.Log.Error("the spec of an agent cannot be read", "agent_id", u.Agent, "err", err)
+			continue // the next one has the same bot
 		}
 		slot := agent.ChatSlot(u.Channel)
 		if spec.Bots[u.Channel] != id {
-			continue // its configuration has moved on
+			if err := d.Store.DropBot(ctx, id, u.Agent); err != nil { // its configuration has moved on
+				d.Log.Warn("a bot keeps an agent that has left it", "bot", id, "agent_id", u.Agent, "err", err)
+			}
+			continue
 		}
-		if l.secret, l.err = d.Unseal(u.Agent, slot, spec.Sealed[slot]); l.err == nil {
-			l.use = u
+		secret, err := d.Unseal(u.Agent, slot, spec.Sealed[slot])
+		if err != nil {
+			d.Log.Error("credentials of a bot cannot be opened", "agent_id", u.Agent, "err", err)
+			continue
 		}
+		l.secret, l.use = secret, u
 		return l
 	}
 	return l
@@ -239,23 +248,32 @@ func (g *Grain) loaded(c actor.Context, m loaded) {
 	g.timer = time.AfterFunc(pause, func() { root.Send(self, tick{}) })
 	switch {
 	case m.err != nil:
+		g.refuse(c, time.Second)
 	case m.secret.Empty(): // nobody uses it any more
 		g.hangUp()
-		for _, w := range g.waiting {
-			c.Send(w.from, protocol.Answer(protocol.SendResult{Fate: agent.PartLater, AfterMS: recheck.Milliseconds()}, nil))
-		}
-		g.waiting = nil
+		g.refuse(c, recheck)
 		g.act.Passivate(c)
-	case g.line == nil || m.secret != g.secret || m.use.Channel != g.use.Channel:
+	case g.line == nil || m.secret != g.secret || m.use != g.use: // another agent's address may have to be registered
 		g.hangUp()
 		g.use, g.secret, g.lost = m.use, m.secret, 0
 		g.line = g.d.Open(g.id, m.use, m.secret)
+		g.pace, g.unpace = context.WithCancel(context.Background())
 		g.run(c)
 		for _, w := range g.waiting {
-			g.send(c, w)
+			if time.Now().Before(w.until) {
+				g.send(c, w)
+			}
 		}
 		g.waiting = nil
 	}
+}
+
+// refuse tells those who wait for a line that there is none now: nothing was sent.
+func (g *Grain) refuse(c actor.Context, after time.Duration) {
+	for _, w := range g.waiting {
+		c.Send(w.from, protocol.Answer(protocol.SendResult{Fate: agent.PartLater, AfterMS: after.Milliseconds()}, nil))
+	}
+	g.waiting = nil
 }
 
 // run opens the connection of the present line.
@@ -289,6 +307,7 @@ func (g *Grain) ended(c actor.Context, m ended) {
 
 func (g *Grain) hangUp() {
 	g.stop()
+	g.unpace()
 	g.gen++
 	g.line, g.stop = nil, func() {}
 }

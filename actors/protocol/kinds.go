@@ -220,11 +220,13 @@ type (
 	}
 	// LinkCommand is about the linked chat accounts of an agent.
 	LinkCommand struct {
-		Do      string        `json:"do"` // one of the Link verbs
-		Channel agent.Channel `json:"channel,omitempty"`
-		Hash    string        `json:"hash,omitempty"`   // of a code
-		Shared  string        `json:"shared,omitempty"` // the platform's Discord bot
-		Binding agent.Binding `json:"binding"`          // account and bot, or id and mode
+		Do      string          `json:"do"` // one of the Link verbs
+		Channel agent.Channel   `json:"channel,omitempty"`
+		Hash    string          `json:"hash,omitempty"`   // of a code
+		Shared  string          `json:"shared,omitempty"` // the platform's Discord bot
+		Binding agent.Binding   `json:"binding"`          // account and bot, or id and mode
+		Message agent.MessageID `json:"message,omitempty"`
+		Reason  string          `json:"reason,omitempty"`
 	}
 	// LinkResult is the binding as it is now, or when a code ends.
 	LinkResult struct {
@@ -352,6 +354,7 @@ const (
 	LinkRedeem   = "redeem"   // uses it
 	LinkUnlink   = "unlink"   // ends a binding
 	LinkMode     = "mode"     // changes its queue mode
+	LinkFailed   = "failed"   // a reply that the network had taken was not delivered
 	LinkDisplace = "displace" // the account was linked elsewhere through the same bot
 )
 

@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"html"
 	"io"
-	"net"
 	"net/http"
 	"regexp"
 	"strings"
@@ -109,9 +108,8 @@ func (a *Adapter) call(ctx context.Context, c channels.Credentials, method strin
 	req.Header.Set("Content-Type", "application/json")
 	res, err := a.Client.Do(req)
 	if err != nil {
-		var op *net.OpError
-		if errors.As(err, &op) && op.Op == "dial" {
-			return channels.Failed(channels.Later, 0, "Telegram cannot be reached")
+		if f, after := channels.FateOf(err); f != 0 {
+			return channels.Failed(f, after, "Telegram cannot be reached")
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)

@@ -10,9 +10,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -104,11 +102,10 @@ func (a *Adapter) Send(ctx context.Context, c channels.Credentials, to channels.
 	req.Header.Set("Authorization", "Bearer "+cred.AccessToken)
 	res, err := a.Client.Do(req)
 	if err != nil {
-		var op *net.OpError
-		if errors.As(err, &op) && op.Op == "dial" {
-			return channels.Failed(channels.Later, 0, "WhatsApp cannot be reached")
+		if f, after := channels.FateOf(err); f != 0 {
+			return channels.Failed(f, after, "WhatsApp cannot be reached")
 		}
-		return fmt.Errorf("the connection to WhatsApp failed: %w", err)
+		return errors.New("the connection to WhatsApp failed")
 	}
 	defer func() { _ = res.Body.Close() }()
 	raw, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
@@ -166,6 +163,9 @@ type notification struct {
 				Statuses []struct {
 					Status string `json:"status"`
 					Key    string `json:"biz_opaque_callback_data"`
+					Errors []struct {
+						Code int `json:"code"`
+					} `json:"errors"`
 				} `json:"statuses"`
 			} `json:"value"`
 		} `json:"changes"`
@@ -189,9 +189,10 @@ type media struct {
 	Name    string `json:"filename"`
 }
 
-// Receive takes everything that a verified call brings. Read is told of replies that were read. Nothing of the call is acknowledged unless
+// Receive takes everything that a verified call brings. Read is told of replies that were read, failed of those that
+// did not arrive after all. Nothing of the call is acknowledged unless
 // all of it is durable.
-func (a *Adapter) Receive(ctx context.Context, c channels.Credentials, body []byte, take channels.Take, read func(message agent.MessageID) error) error {
+func (a *Adapter) Receive(ctx context.Context, c channels.Credentials, body []byte, take channels.Take, read func(agent.MessageID) error, failed func(agent.MessageID, string) error) error {
 	cred, err := Read(c)
 	if err != nil {
 		return err
@@ -226,10 +227,21 @@ func (a *Adapter) Receive(ctx context.Context, c channels.Credentials, body []by
 			}
 			for _, s := range v.Statuses {
 				id, _, _ := strings.Cut(s.Key, ":")
-				if msg, ok := agent.ParseMessageID(id); ok && s.Status == "read" {
-					if err := read(msg); err != nil {
-						return err
+				msg, ok := agent.ParseMessageID(id)
+				var err error
+				switch {
+				case !ok:
+				case s.Status == "read":
+					err = read(msg)
+				case s.Status == "failed": // it was taken, and not delivered
+					reason := "channel_unreachable"
+					if len(s.Errors) > 0 && fates[s.Errors[0].Code] == channels.Closed {
+						reason = "channel_window_closed"
 					}
+					err = failed(msg, reason)
+				}
+				if err != nil {
+					return err
 				}
 			}
 		}

@@ -172,11 +172,12 @@ func (l *Lookup) Get(ci *cluster.ClusterIdentity) *actor.PID {
 		pid, _ := l.ask(o, ci, askPlacement)
 		return pid
 	}
-	if o, ok = v.owner(ci.Kind, ci.Identity, l.suspect); !ok {
-		return nil
-	}
 	wait := askPlacement
-	if o.ID != l.provider.Self().ID {
+	if o, ok = v.owner(ci.Kind, ci.Identity, l.suspect); !ok { // all are suspected: then the rightful one, with patience
+		if o, ok = v.owner(ci.Kind, ci.Identity, nil); !ok {
+			return nil
+		}
+	} else if o.ID != l.provider.Self().ID {
 		wait = askRightful
 	}
 	pid, answered := l.ask(o, ci, wait)

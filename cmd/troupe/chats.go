@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -19,6 +21,8 @@ import (
 	"troupe/actors/fault"
 	"troupe/actors/protocol"
 	"troupe/channels"
+	"troupe/channels/discord"
+	"troupe/channels/slack"
 	"troupe/channels/telegram"
 	"troupe/channels/whatsapp"
 	"troupe/http/api"
@@ -27,22 +31,38 @@ import (
 // chats joins the adapters of the chat networks with the actors and routes of this node.
 type chats struct {
 	networks map[agent.Channel]channels.Network
+	discord  *discord.Adapter
+	slack    *slack.Adapter
 	telegram *telegram.Adapter
 	whatsapp *whatsapp.Adapter
 	intake   *channels.Intake
 	n        *node
 	secret   func(bot string) string // that Telegram sends back
+	shared   string                  // the platform's Discord bot, "" for none
+	token    agent.Secret            // and its token
 }
 
 // networkTimeout bounds one call of a network; long polls have their own.
 const networkTimeout = 60 * time.Second
 
 func (n *node) openChats(set agent.Settings) *chats {
-	client := &http.Client{Timeout: networkTimeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	client := &http.Client{Transport: channels.NewTransport(), Timeout: networkTimeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	c := &chats{n: n, secret: func(bot string) string { return n.box.MAC("telegram webhook", bot) }}
 	c.telegram = &telegram.Adapter{Base: strings.TrimSuffix(n.cfg.TelegramURL, "/"), Client: client, Public: strings.TrimSuffix(n.cfg.PublicURL, "/"), Secret: c.secret}
 	c.whatsapp = &whatsapp.Adapter{Base: strings.TrimSuffix(n.cfg.WhatsAppURL, "/"), Client: client}
-	c.networks = map[agent.Channel]channels.Network{agent.ChannelTelegram: c.telegram, agent.ChannelWhatsApp: c.whatsapp}
+	discord.Quiet()
+	c.discord = &discord.Adapter{Client: client, Conversations: c.conversations, Log: n.log}
+	if n.cfg.DiscordURL != "" {
+		c.discord.Base = strings.TrimSuffix(n.cfg.DiscordURL, "/") + "/"
+	}
+	if c.token = agent.NewSecret(n.cfg.DiscordToken); n.cfg.DiscordToken != "" {
+		c.shared = agent.BotID(agent.ChannelDiscord, c.token)
+	}
+	c.slack = &slack.Adapter{Client: client}
+	if n.cfg.SlackURL != "" {
+		c.slack.Base = strings.TrimSuffix(n.cfg.SlackURL, "/") + "/"
+	}
+	c.networks = map[agent.Channel]channels.Network{agent.ChannelDiscord: c.discord, agent.ChannelSlack: c.slack, agent.ChannelTelegram: c.telegram, agent.ChannelWhatsApp: c.whatsapp}
 	c.intake = &channels.Intake{Store: n.st, Agents: links{n}, Limit: set.MaxPending, Log: n.log,
 		Count: func(channel agent.Channel, result string) { n.metrics.ChatMessage(string(channel), "in", result) }}
 	return c
@@ -92,6 +112,58 @@ func (c *chats) Send(ctx context.Context, p agent.Part) (agent.RelayFate, time.D
 	return agent.PartLater, 0
 }
 
+// all lists the bots of agents, and the platform's.
+func (c *chats) all(ctx context.Context) ([]string, error) {
+	ids, err := c.n.st.AllBots(ctx)
+	if c.shared != "" && !slices.Contains(ids, c.shared) {
+		ids = append(ids, c.shared)
+	}
+	return ids, err
+}
+
+// conversations are those of a Discord bot with linked accounts, each with its newest stored message.
+func (c *chats) conversations(ctx context.Context, bot string) (out []discord.Conversation, err error) {
+	uses, err := c.n.st.Bot(ctx, bot)
+	if err != nil {
+		return nil, err
+	}
+	for _, u := range uses {
+		sn, err := c.n.st.Load(ctx, u.Agent)
+		if fault.Is(err, fault.NotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		var s agent.State
+		if err := json.Unmarshal(sn.State, &s); err != nil {
+			return nil, err
+		}
+		b := s.Binding(agent.ChannelDiscord)
+		if b == nil || b.Bot != bot || b.Chat == "" {
+			continue
+		}
+		conv := discord.Conversation{Chat: b.Chat, Last: discord.Snowflake(time.UnixMilli(b.CreatedMS))}
+		msgs, _, err := c.n.st.List(ctx, u.Agent, agent.Page{Desc: true, Limit: 10, Party: b.ID, Role: agent.RoleUser})
+		if err != nil {
+			return nil, err
+		}
+		for i := range msgs {
+			var meta struct {
+				Channel struct {
+					Message string `json:"message_id"`
+				} `json:"_channel"`
+			}
+			if json.Unmarshal(msgs[i].Metadata, &meta) == nil && meta.Channel.Message != "" {
+				conv.Last = meta.Channel.Message
+				break
+			}
+		}
+		out = append(out, conv)
+	}
+	return out, nil
+}
+
 // line is one bot with its credentials.
 type line struct {
 	c     *chats
@@ -103,9 +175,10 @@ type line struct {
 	chats map[string]*rate.Limiter
 }
 
-// Paces of the networks: messages a second of one bot, and to one person. Telegram: https://core.telegram.org/bots/faq#my-bot-is-hitting-limits;
+// Paces of the networks: messages a second of one bot, and to one person. Discord: https://discord.com/developers/docs/topics/rate-limits; Slack: https://docs.slack.dev/apis/web-api/rate-limits;
+// Telegram: https://core.telegram.org/bots/faq#my-bot-is-hitting-limits;
 // WhatsApp: https://developers.facebook.com/docs/whatsapp/cloud-api/overview#throughput
-var paces = map[agent.Channel][2]rate.Limit{agent.ChannelTelegram: {30, 1}, agent.ChannelWhatsApp: {80, 1}}
+var paces = map[agent.Channel][2]rate.Limit{agent.ChannelDiscord: {40, 1}, agent.ChannelSlack: {20, 1}, agent.ChannelTelegram: {30, 1}, agent.ChannelWhatsApp: {80, 1}}
 
 // maxPaced bounds the people whose pace is remembered.
 const maxPaced = 4096
@@ -145,12 +218,15 @@ func (l *line) wait(ctx context.Context, user string) error {
 }
 
 // Send implements botgrain.Line.
-func (l *line) Send(ctx context.Context, p agent.Part) protocol.SendResult {
+func (l *line) Send(ctx, pace context.Context, p agent.Part) protocol.SendResult {
 	n := l.c.networks[l.use.Channel]
 	if n == nil {
 		return protocol.SendResult{Fate: agent.PartRefused}
 	}
-	if l.wait(ctx, p.Binding.User) != nil {
+	wait, cancel := context.WithCancel(ctx)
+	defer context.AfterFunc(pace, cancel)()
+	defer cancel()
+	if l.wait(wait, p.Binding.User) != nil {
 		return protocol.SendResult{Fate: agent.PartLater}
 	}
 	err := n.Send(ctx, l.cred, channels.Address{User: p.Binding.User, Team: p.Binding.Team, Chat: p.Binding.Chat}, p.Text, fmt.Sprintf("%s:%d", p.Message, p.Number))
@@ -173,6 +249,8 @@ func (c *chats) Genuine(channel agent.Channel, bot string, cred agent.Secret, he
 	switch channel {
 	case agent.ChannelTelegram:
 		return same(header("X-Telegram-Bot-Api-Secret-Token"), c.secret(bot))
+	case agent.ChannelSlack:
+		return slack.Genuine(cred, header, body)
 	case agent.ChannelWhatsApp:
 		w, err := whatsapp.Read(cred)
 		return err == nil && w.Signed(header("X-Hub-Signature-256"), body)
@@ -187,11 +265,19 @@ func (c *chats) Receive(ctx context.Context, channel agent.Channel, bot string, 
 	}
 	var err error
 	switch channel {
+	case agent.ChannelSlack:
+		if challenge := slack.Challenge(body); challenge != "" {
+			return api.SlackChallenge{Challenge: challenge}, nil
+		}
+		err = c.slack.Receive(ctx, cred, body, take)
 	case agent.ChannelTelegram:
 		_, err = c.telegram.Update(ctx, cred, body, take)
 	case agent.ChannelWhatsApp:
 		err = c.whatsapp.Receive(ctx, cred, body, take, func(msg agent.MessageID) error {
 			_, err := agentclient.Ask[protocol.MarkResult](ctx, c.n.agents, id, protocol.Read, protocol.ReadCommand{IDs: []agent.MessageID{msg}})
+			return err
+		}, func(msg agent.MessageID, reason string) error {
+			_, err := links{c.n}.Link(ctx, id, protocol.LinkCommand{Do: protocol.LinkFailed, Message: msg, Reason: reason})
 			return err
 		})
 	default:

@@ -36,7 +36,7 @@ func addClientCommands(root *cobra.Command) {
 	f.StringVar(&c.key, "key-file", "", "file with the platform key; TROUPE_API_KEY or the key of troupe dev otherwise")
 	f.StringVarP(&c.output, "output", "o", "table", "table or json")
 	f.DurationVar(&c.timeout, "timeout", 90*time.Second, "give up after this time")
-	root.AddCommand(c.agentCommands(), c.messageCommands(), c.scheduleCommands(), c.triggerCommands(), c.webhookCommands(), c.keyCommands())
+	root.AddCommand(c.agentCommands(), c.messageCommands(), c.scheduleCommands(), c.triggerCommands(), c.webhookCommands(), c.channelCommands(), c.keyCommands())
 }
 
 func envOr(name, fallback string) string {
@@ -152,7 +152,7 @@ func (c *cli) print(w io.Writer, raw []byte, columns []string) error {
 
 // list returns the one array member of an answer, nil if it has none.
 func list(doc map[string]any) []any {
-	for _, name := range []string{"agents", "messages", "keys", "schedules", "executions", "triggers", "deliveries"} {
+	for _, name := range []string{"agents", "messages", "keys", "schedules", "executions", "triggers", "deliveries", "bindings"} {
 		if rows, ok := doc[name].([]any); ok {
 			return rows
 		}

@@ -74,6 +74,9 @@ type Config struct {
 	Passivate        time.Duration `env:"TROUPE_PASSIVATE_AFTER" envDefault:"2m" flag:"passivate-after" help:"idle time before an activation leaves memory"`
 	StartTimeout     time.Duration `env:"TROUPE_START_TIMEOUT" envDefault:"120s" flag:"start-timeout" help:"a pod that did not attach by then has failed"`
 	AllowHTTP        bool          `env:"TROUPE_ALLOW_HTTP" flag:"allow-http" help:"webhooks and MCP servers may use http"`
+	DiscordURL       string        `env:"TROUPE_DISCORD_URL" flag:"discord-url" help:"base of the Discord REST API, with its version"`
+	DiscordToken     string        `env:"TROUPE_DISCORD_TOKEN" help:"token of the platform's Discord bot, for agents without one of their own" secret:"yes"`
+	SlackURL         string        `env:"TROUPE_SLACK_URL" flag:"slack-url" help:"base of the Slack Web API"`
 	TelegramURL      string        `env:"TROUPE_TELEGRAM_URL" flag:"telegram-url" help:"base of the Telegram Bot API"`
 	WhatsAppURL      string        `env:"TROUPE_WHATSAPP_URL" flag:"whatsapp-url" help:"base of the WhatsApp Cloud API"`
 	AllowHosts       []string      `env:"TROUPE_EGRESS_ALLOW" flag:"egress-allow" help:"hosts and addresses that the egress guard lets through"`

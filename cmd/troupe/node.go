@@ -130,7 +130,7 @@ func startNode(ctx context.Context, cfg Config, log *slog.Logger) (_ *node, err 
 	n.serve(l, set, authn)
 	n.keeper = clockgrain.Keep(n.st.Shards(), n.agents.Reach)
 	n.cluster.Provider.Changed(n.keeper.Hurry)
-	n.bots = botgrain.Keep(n.st.AllBots, n.cluster.Lookup.Rightful, n.agents.Reach)
+	n.bots = botgrain.Keep(n.chats.all, n.cluster.Lookup.Rightful, n.agents.Reach)
 	if n.sweep != nil {
 		n.wg.Add(1)
 		go n.sweeps()
@@ -214,7 +214,7 @@ func (n *node) join(set agent.Settings) error {
 		return err
 	}
 	deps := &agentgrain.Deps{Store: n.st, Places: n.st, Runtime: n.runtime, Workspace: runnerproto.NewWorkspace(), Courier: webhook.New(egress.Client(set, agent.AttemptTimeout), set, version), Sealer: n.box, Settings: set,
-		Chats: n.chats, LookBot: func(bot string) { n.agents.LookBot(bot) }, Displace: links{n}.displace,
+		Chats: n.chats, SharedBot: n.chats.shared, LookBot: func(bot string) { n.agents.LookBot(bot) }, Displace: links{n}.displace,
 		Hint: func(id agent.ID) { n.agents.Hint(id) }, Node: n.cfg.NodeName, URLs: n.urls, Base: strings.TrimSuffix(n.cfg.InternalURL, "/"), Log: n.log, Metrics: n.metrics}
 	host, port, _ := net.SplitHostPort(n.cfg.ClusterListen)
 	p, _ := strconv.Atoi(port)
@@ -223,7 +223,7 @@ func (n *node) join(set agent.Settings) error {
 		OnLost: func() { close(n.lost) }, Server: server, Client: client, Busy: agentclient.Overloaded,
 		Failed: func(kind, identity string, reason any) { n.metrics.restarts.WithLabelValues(kind).Inc() }},
 		cluster.NewKind(agentclient.Kind, agentgrain.Props(deps)),
-		cluster.NewKind(agent.KindBot, botgrain.Props(&botgrain.Deps{Store: n.st, Open: n.chats.open, Connected: n.metrics.Connected, Log: n.log,
+		cluster.NewKind(agent.KindBot, botgrain.Props(&botgrain.Deps{Store: n.st, Open: n.chats.open, Shared: n.chats.shared, SharedToken: n.chats.token, Connected: n.metrics.Connected, Log: n.log,
 			Unseal: func(id agent.ID, slot, sealed string) (agent.Secret, error) {
 				clear, err := n.box.Open(string(id), slot, sealed)
 				return agent.NewSecret(clear), err
@@ -245,7 +245,7 @@ func (n *node) serve(l net.Listener, set agent.Settings, authn *auth.Service) {
 	n.mcp = &mcp.Keeper{Store: n.st, Box: n.box, Reach: &mcp.Reach{HTTP: egress.Client(set, 0), Version: version}, Log: n.log}
 	rcfg := rest.Config{Store: n.st, Auth: authn, Box: n.box, Agents: n.agents, Settings: set, AgentLimit: n.cfg.AgentLimit, PublicURL: n.cfg.PublicURL,
 		RateLimit: n.cfg.RateLimit, Closed: !n.cfg.Registration, Prober: n.gate, Cluster: n.clusterHealth, Members: membership{n.cluster}, Shards: n.st.Shards(), Accepted: func(d time.Duration) { n.metrics.sendAck.Observe(d.Seconds()) }, Done: done}
-	rcfg.Networks = n.chats
+	rcfg.Networks, rcfg.SharedBot = n.chats, n.chats.shared
 	rcfg.Volumes, rcfg.Kubernetes = n.runtime, n.reachable
 	rcfg.MCP, rcfg.OAuthOrigins = n.mcp, n.cfg.OAuthOrigins
 	if n.cfg.PublicMetrics {

@@ -60,6 +60,8 @@ var arrows = map[string]string{
 	"http/api":                "",
 	"http/client":             "github.com/google/uuid",
 	"channels":                "actors/account actors/agent actors/fault actors/protocol github.com/rivo/uniseg github.com/yuin/goldmark",
+	"channels/discord":        "channels github.com/bwmarrin/discordgo github.com/gorilla/websocket",
+	"channels/slack":          "channels github.com/slack-go/slack",
 	"channels/telegram":       "actors/agent channels",
 	"channels/whatsapp":       "actors/agent channels",
 	"actors/botgrain":         "actors/agent actors/fault actors/protocol cluster/member github.com/asynkron/protoactor-go",

@@ -888,3 +888,8 @@ type Unlinked struct {
 type Took struct {
 	OK bool `json:"ok"`
 }
+
+// SlackChallenge answers the verification of an address.
+type SlackChallenge struct {
+	Challenge string `json:"challenge"`
+}

@@ -41,7 +41,7 @@ func (r *rest) channelRoutes() []route.Route {
 	if r.Networks == nil {
 		return out
 	}
-	for channel, op := range map[agent.Channel]string{agent.ChannelTelegram: "receiveTelegramWebhook", agent.ChannelWhatsApp: "receiveWhatsappWebhook"} {
+	for channel, op := range map[agent.Channel]string{agent.ChannelSlack: "receiveSlackWebhook", agent.ChannelTelegram: "receiveTelegramWebhook", agent.ChannelWhatsApp: "receiveWhatsappWebhook"} {
 		out = append(out, route.Route{Method: "POST", Path: "/v1/webhooks/" + string(channel) + "/{agentId}", Op: op, Access: route.Open, Body: route.Required, Handle: r.receive(channel)})
 	}
 	return append(out, route.Route{Method: "GET", Path: "/v1/webhooks/whatsapp/{agentId}", Op: "verifyWhatsappWebhook", Access: route.Open, Handle: r.handshake})

@@ -14,12 +14,13 @@ const allBots = "bots"
 
 func botKey(bot string) string { return "bot:{" + bot + "}" }
 
-// PutBot implements agent.Bots. The list goes first: a bot in it that nobody uses does no harm.
+// PutBot implements agent.Bots. The use goes first, so that whoever takes the bot off the list at the same time sees it; a call that fails
+// in between is repeated.
 func (s *Store) PutBot(ctx context.Context, bot string, u agent.BotUse) error {
-	if err := s.put(ctx, redis.NewIntCmd(ctx, "sadd", allBots, bot)); err != nil {
+	if err := s.put(ctx, redis.NewIntCmd(ctx, "hset", botKey(bot), string(u.Agent), string(u.Channel))); err != nil {
 		return err
 	}
-	return s.put(ctx, redis.NewIntCmd(ctx, "hset", botKey(bot), string(u.Agent), string(u.Channel)))
+	return s.put(ctx, redis.NewIntCmd(ctx, "sadd", allBots, bot))
 }
 
 // DropBot implements agent.Bots.
