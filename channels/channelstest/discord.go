@@ -47,6 +47,27 @@ func StartDiscord(t testing.TB, token string) *Discord {
 	return s
 }
 
+// StartDiscords starts servers for several bots at one address, as Discord is: the token says whose a call is. It returns the address of the
+// REST API.
+func StartDiscords(t testing.TB, n int, token func(i int) string, out []*Discord) string {
+	byToken := map[string]*Discord{}
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s := byToken[strings.TrimPrefix(r.Header.Get("Authorization"), "Bot ")]
+		if s == nil {
+			w.WriteHeader(401)
+			return
+		}
+		s.ServeHTTP(w, r)
+	}))
+	for i := range n {
+		out[i] = StartDiscord(t, token(i))
+		out[i].Interval = 10 * time.Second
+		byToken[token(i)] = out[i]
+	}
+	t.Cleanup(func() { front.CloseClientConnections(); front.Close() })
+	return front.URL + "/api/v9/"
+}
+
 // snowflake makes the next id.
 func (s *Discord) snowflake() string {
 	s.last = max(s.last+1, (time.Now().UnixMilli()-1420070400000)<<22)

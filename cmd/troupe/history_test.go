@@ -314,7 +314,7 @@ func TestOBS_4_TheClusterIsShownToAdministrators(t *testing.T) {
 			}
 			return a.get("grains.agent") == 1.0 && a.get("grains.clock") == float64(len(a.doc["shards"].([]any)))
 		})
-		if m := a.doc["members"].([]any)[0].(map[string]any); m["id"] != a.str("node") || m["status"] != "alive" || len(m["kinds"].([]any)) != 2 {
+		if m := a.doc["members"].([]any)[0].(map[string]any); m["id"] != a.str("node") || m["status"] != "alive" || len(m["kinds"].([]any)) != 3 {
 			t.Errorf("%s", a.body)
 		}
 		user := w.want(w.call("POST", "/auth/create_user", map[string]any{"email": "someone@example.com", "password": "correct-horse-battery"}), 201)
