@@ -363,3 +363,33 @@ func (s *system) belongings() (out []string) {
 	}
 	return out
 }
+
+// explain prints what is known of things ("pod NAME", "volume NAME") that should be gone: as they are, their events, and what the
+// cluster's own parts last said of them.
+func (s *system) explain(things []string) {
+	s.t.Helper()
+	kinds := map[string]string{"pod": "pod", "claim": "pvc", "volume": "pv", "secret": "secret"}
+	for _, thing := range things {
+		kind, name, _ := strings.Cut(thing, " ")
+		object, _ := kubectl("", "-n", spaceOf, "get", kinds[kind], name, "-o", "jsonpath={.metadata}{\"\\n\"}{.status}")
+		events, _ := kubectl("", "-n", spaceOf, "get", "events", "--field-selector", "involvedObject.name="+name)
+		s.t.Logf("left: %s\n%s\n%s", thing, object, events)
+		logs, _ := filepath.Glob(filepath.Join(os.Getenv("KUBE_DIR"), "log", "*.log"))
+		for _, path := range logs {
+			all, err := os.ReadFile(path)
+			if err != nil {
+				s.t.Log(err)
+				continue
+			}
+			var of []string
+			for line := range strings.Lines(string(all)) {
+				if strings.Contains(line, name) {
+					of = append(of, line)
+				}
+			}
+			if len(of) > 0 {
+				s.t.Logf("%s:\n%s", filepath.Base(path), strings.Join(of[max(0, len(of)-15):], ""))
+			}
+		}
+	}
+}

@@ -86,6 +86,11 @@ func TestPOD_1_NoOrphans(t *testing.T) {
 		id, _ := a["id"].(string)
 		s.drop(id)
 	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			s.explain(s.belongings())
+		}
+	})
 	took := s.until("nothing of any agent is left", 5*time.Minute, func() bool { return len(s.belongings()) == 0 })
 	t.Logf("orphan pods, volumes and secrets after the whole suite, one planted at its start: %d, %s after the last agent was deleted", len(s.belongings()), took.Round(time.Second))
 }
