@@ -50,7 +50,8 @@ type Claim struct {
 // Claims places grains. Liveness of the former owner is judged by the caller; the claim is a compare-and-set (FENCE-1).
 type Claims interface {
 	Owner(ctx context.Context, kind, identity string) (Claim, error)
-	// Claim replaces former by next with epoch + 1 and a PID of prefix + "$" + epoch, unless the claim is no longer former; then it returns the present one and false.
+	// Claim replaces former by next with epoch + 1 and a PID of prefix + "$" + epoch. If the claim is held and is not former, it returns the
+	// present one and false; one that nobody holds is free for all.
 	Claim(ctx context.Context, kind, identity string, former, next Claim) (Claim, bool, error)
 	// Release gives the identity up if the fence is still the newest. The epoch is kept.
 	Release(ctx context.Context, kind, identity string, f Fence) error

@@ -187,7 +187,8 @@ type Commit struct {
 	Events   []Event
 	Balance  *BalanceChange
 	Idem     *Idempotency
-	Due      int64 // next instant at which the agent must look at itself, by the store's clock; 0: none. Armed before the commit
+	Due      int64 // next instant at which the agent must look at itself, by the store's clock; 0: none. Armed not later than the commit
+	Rearm    bool  // the clock's entry becomes Due exactly, also if it is earlier now; 0 removes it. See Committed.Rearmed
 }
 
 // Fields of the head that activations set through Commit.Head. The store itself owns the others.
@@ -222,6 +223,7 @@ type Committed struct {
 	RunnerEpoch int64
 	Previous    int64 // balance before and after, when it was changed
 	Balance     int64
+	Rearmed     bool // Commit.Rearm was done; a store whose clock lies elsewhere leaves it to Arm
 	// Done is the stored result when Commit.Idem was there already: nothing was written.
 	Done []byte
 }
@@ -229,6 +231,8 @@ type Committed struct {
 // Snapshots is how an activation reads and writes. Errors: fault.Unavailable, and those of Commit.
 type Snapshots interface {
 	Load(ctx context.Context, id ID) (Snapshot, error)
+	// LoadWithQueue is Load and Peek in one: what an activation begins with.
+	LoadWithQueue(ctx context.Context, id ID, limit int) (Snapshot, []Message, error)
 	// Peek reads the figures and the first limit messages of the queue in one round trip.
 	Peek(ctx context.Context, id ID, limit int) (Figures, []Message, error)
 	Commit(ctx context.Context, c *Commit) (Committed, error)
@@ -490,8 +494,9 @@ type Clock interface {
 	Shards() int
 	// Sweep returns due alarms of a shard, and pending entries older than five seconds, at most limit of each. What is
 	// handed out comes again, due alarms after two seconds and pending entries after five, unless it is armed anew or cleared.
+	// Next is in how many ms the shard's next alarm is due, as far as it is armed by now; negative: there is none.
 	// Errors: fault.Fenced when f is not the shard's newest claim.
-	Sweep(ctx context.Context, shard int, f Fence, limit int) ([]Alarm, error)
+	Sweep(ctx context.Context, shard int, f Fence, limit int) (due []Alarm, next int64, err error)
 	// Clear removes entries of a shard that have not changed since they were read. Errors: fault.Fenced.
 	Clear(ctx context.Context, shard int, f Fence, alarms []Alarm) error
 }

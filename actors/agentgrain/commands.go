@@ -224,9 +224,6 @@ func (g *Grain) wake(c actor.Context, cmd *protocol.Command, _ struct{}) (any, e
 
 // runtime answers with the activation's view of itself. It changes nothing (OBS-2).
 func (g *Grain) runtime(c actor.Context, _ *protocol.Command, _ struct{}) (any, error) {
-	if err := g.load(); err != nil {
-		return nil, err
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 	defer cancel()
 	m, queue, err := g.machine(ctx)

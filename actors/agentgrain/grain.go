@@ -94,6 +94,7 @@ const (
 	unknown       = -1 // in Grain.armed: an earlier activation may have left an entry in the clock
 	commitTimeout = 2 * time.Second
 	reloadPause   = 200 * time.Millisecond
+	firstLook     = 50 * time.Millisecond
 	maxFileTries  = 60 // a second apart; then the change is given up
 )
 
@@ -197,24 +198,30 @@ func (g *Grain) init(c actor.Context, m *cluster.ClusterInit) {
 	g.self, g.root = c.Self(), c.ActorSystem().Root
 	g.idleSince = time.Now()
 	g.d.Metrics.Activated(1)
-	c.Send(c.Self(), &protocol.Command{Kind: protocol.Look}) // load in a step of its own: activation must not wait for it
+	g.arm(firstLook) // whoever caused this activation has something to say, and that is a look as well; unless it was lost
 }
 
-// load reads the committed state after the claim, so that nothing of an earlier owner is missed.
+// load reads the committed state unless it is at hand.
 func (g *Grain) load() error {
 	if g.loaded {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 	defer cancel()
-	sn, err := g.d.Store.Load(ctx, g.id)
+	_, _, err := g.reload(ctx)
+	return err
+}
+
+// reload reads the committed state after the claim, so that nothing of an earlier owner is missed, and what comes with it.
+func (g *Grain) reload(ctx context.Context) (agent.Figures, []agent.Message, error) {
+	sn, queue, err := g.d.Store.LoadWithQueue(ctx, g.id, agent.MaxBatchMessages)
 	if err != nil {
 		g.gone = fault.Is(err, fault.NotFound)
-		return err
+		return sn.Figures, nil, err
 	}
 	g.spec, g.state, g.version, g.loaded = sn.Spec, sn.State, sn.Version, true
 	g.armed = unknown
-	return nil
+	return sn.Figures, queue, nil
 }
 
 // decision fills the machine and returns the result for the caller. Changed says that it did something.
@@ -222,9 +229,6 @@ type decision func(m *agent.Machine) (result any, err error)
 
 // step is one turn of decide, commit, act. Queue is how many pending messages the decision may need.
 func (g *Grain) step(c actor.Context, cmd *protocol.Command, decide decision) (any, error) {
-	if err := g.load(); err != nil {
-		return nil, err
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 	defer cancel()
 	var (
@@ -270,6 +274,7 @@ func (g *Grain) step(c actor.Context, cmd *protocol.Command, decide decision) (a
 		return result, nil
 	}
 	commit.Agent, commit.Fence, commit.Version = g.id, g.act.Fence, g.version
+	commit.Rearm = g.misarmed(m, commit.Due)
 	if cmd != nil && cmd.Id != "" && once[cmd.Kind] && commit.Idem == nil {
 		commit.Idem = &agent.Idempotency{Key: onceKey(cmd), Hash: cmd.Kind}
 		if _, after := result.(committed); !after {
@@ -288,7 +293,7 @@ func (g *Grain) step(c actor.Context, cmd *protocol.Command, decide decision) (a
 	if commit.Spec != nil {
 		g.spec = commit.Spec
 	}
-	if commit.Due > 0 && (g.armed == 0 || g.armed > 0 && commit.Due < g.armed) {
+	if done.Rearmed || commit.Due > 0 && (g.armed == 0 || g.armed > 0 && commit.Due < g.armed) {
 		g.armed = commit.Due
 	}
 	g.idleSince = time.Now()
@@ -297,7 +302,7 @@ func (g *Grain) step(c actor.Context, cmd *protocol.Command, decide decision) (a
 		g.d.Metrics.ScheduleLag(time.Duration(lag) * time.Millisecond)
 	}
 	g.perform(c, m)
-	if len(m.Lags) > 0 { // what was queued is in the queue only now
+	if len(m.Lags) > 0 && m.S.Status == agent.Active { // what was queued is in the queue only now
 		c.Send(c.Self(), &protocol.Command{Kind: protocol.Look})
 	}
 	if m.S.Session != nil && (wasSession == nil || wasSession.ID != m.S.Session.ID) {
@@ -324,7 +329,13 @@ func onceKey(cmd *protocol.Command) string { return "cmd/" + cmd.Id }
 // that lost its last writes in a failover is believed (REC-7).
 func (g *Grain) machine(ctx context.Context) (*agent.Machine, []agent.Message, error) {
 	m := &agent.Machine{Set: g.d.Settings, NewID: agent.NewUUID}
-	f, queue, err := g.d.Store.Peek(ctx, g.id, agent.MaxBatchMessages)
+	peek := func(ctx context.Context) (agent.Figures, []agent.Message, error) {
+		return g.d.Store.Peek(ctx, g.id, agent.MaxBatchMessages)
+	}
+	if !g.loaded {
+		peek = g.reload
+	}
+	f, queue, err := peek(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -332,8 +343,7 @@ func (g *Grain) machine(ctx context.Context) (*agent.Machine, []agent.Message, e
 		return nil, nil, fault.Lost("agent " + string(g.id))
 	}
 	if f.Version != g.version {
-		g.loaded = false
-		if err := g.load(); err != nil {
+		if f, queue, err = g.reload(ctx); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -430,7 +440,7 @@ func (g *Grain) perform(c actor.Context, m *agent.Machine) {
 	g.tellRelays(c, m)
 	g.settleBots(c, m)
 	due, alarm := m.Due(), m.Alarm()
-	if g.armed == unknown || due == 0 && g.armed != 0 || due > 0 && g.armed > 0 && alarm > g.armed && m.F.ClockMS >= g.armed {
+	if g.misarmed(m, alarm) {
 		g.rearm(alarm)
 	}
 	wait := time.Duration(0)
@@ -457,6 +467,12 @@ func (g *Grain) perform(c actor.Context, m *agent.Machine) {
 	} else {
 		g.stopTimer()
 	}
+}
+
+// misarmed says whether the clock's entry has to move to alarm (0: go) although it is not later: it is unknown, it has fired, or it is
+// pointless now.
+func (g *Grain) misarmed(m *agent.Machine, alarm int64) bool {
+	return g.armed == unknown || alarm == 0 && g.armed != 0 || alarm > 0 && g.armed > 0 && alarm > g.armed && m.F.ClockMS >= g.armed
 }
 
 // rearm moves the clock's entry to where it belongs after it has fired or become pointless.

@@ -24,12 +24,14 @@ import (
 )
 
 const (
-	period  = 500 * time.Millisecond
+	period  = 500 * time.Millisecond // between sweeps, unless something is due earlier
+	soonest = 10 * time.Millisecond
 	perRun  = 200 // entries of each kind handed out at once
 	within  = 5 * time.Second
 	retryIn = time.Second
-	// patience is how many sweeps in a row another member must be the rightful owner before a shard moves to it.
-	patience = 20
+	// patience is for how long another member must be the rightful owner before a shard moves to it; spread is how much more some shards wait.
+	patience = 10 * time.Second
+	spread   = 20 // times period
 )
 
 // Store is what a shard reads and clears.
@@ -97,16 +99,16 @@ func (g *Grain) Receive(c actor.Context) {
 }
 
 func (g *Grain) run(ctx context.Context, end func(why any)) {
-	t := time.NewTicker(period)
+	t := time.NewTimer(period)
 	defer t.Stop()
-	for foreign := 0; ; {
+	for rightful := time.Now(); ; {
 		if g.d.Rightful(agent.KindClock, strconv.Itoa(g.shard)) {
-			foreign = 0
-		} else if foreign++; foreign >= patience+g.shard%patience { // not all at once
+			rightful = time.Now()
+		} else if time.Since(rightful) >= patience+time.Duration(g.shard%spread)*period { // not all at once
 			end(moving{})
 			return
 		}
-		err := g.sweep(ctx)
+		next, err := g.sweep(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -116,6 +118,7 @@ func (g *Grain) run(ctx context.Context, end func(why any)) {
 		case err != nil:
 			g.d.Log.Warn("sweep of the clock failed", "shard", g.shard, "err", err)
 		}
+		t.Reset(next)
 		select {
 		case <-ctx.Done():
 			return
@@ -124,13 +127,17 @@ func (g *Grain) run(ctx context.Context, end func(why any)) {
 	}
 }
 
-// sweep hints what is due once.
-func (g *Grain) sweep(ctx context.Context) error {
+// sweep hints what is due once, and says when to come again: with the next alarm, or where more is due than it took.
+func (g *Grain) sweep(ctx context.Context) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	alarms, err := g.d.Store.Sweep(ctx, g.shard, g.act.Fence, perRun)
+	alarms, next, err := g.d.Store.Sweep(ctx, g.shard, g.act.Fence, perRun)
 	if err != nil {
-		return err
+		return period, err
+	}
+	wait := period
+	if next >= 0 {
+		wait = min(period, max(time.Duration(next)*time.Millisecond, soonest))
 	}
 	var settled []agent.Alarm
 	for _, a := range alarms {
@@ -149,7 +156,7 @@ func (g *Grain) sweep(ctx context.Context) error {
 		}
 	}
 	if len(settled) == 0 {
-		return nil
+		return wait, nil
 	}
-	return g.d.Store.Clear(ctx, g.shard, g.act.Fence, settled)
+	return wait, g.d.Store.Clear(ctx, g.shard, g.act.Fence, settled)
 }

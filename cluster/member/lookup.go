@@ -15,6 +15,7 @@ import (
 	"github.com/asynkron/protoactor-go/actor"
 	"github.com/asynkron/protoactor-go/cluster"
 	"github.com/asynkron/protoactor-go/ctxext"
+	"github.com/asynkron/protoactor-go/remote"
 
 	"troupe/actors/agent"
 )
@@ -26,7 +27,7 @@ const (
 	claimTimeout    = 2 * time.Second
 	askPlacement    = 2 * time.Second
 	askRightful     = 500 * time.Millisecond // before another member is asked for an identity that nobody holds
-	suspicion       = 2 * time.Second        // that a member which did not answer is left out of such placements
+	suspicion       = 2 * time.Second        // that a member which did not answer, or whose connection is lost, is left out of such placements
 	crashWindow     = time.Minute            // failures of an identity older than this are forgotten
 )
 
@@ -86,6 +87,20 @@ func (l *Lookup) Setup(c *cluster.Cluster, _ []string, _ bool) {
 	l.place, _ = c.ActorSystem.Root.SpawnNamed(actor.PropsFromProducer(func() actor.Actor {
 		return &placement{l: l, live: map[string]*living{}, byPID: map[string]string{}, claiming: map[string][]*actor.PID{}, crashes: map[string]crash{}}
 	}), placementName)
+	c.ActorSystem.EventStream.Subscribe(func(e any) { // ends with the actor system
+		if lost, ok := e.(*remote.EndpointTerminatedEvent); ok {
+			l.lostConnection(lost.Address)
+		}
+	})
+}
+
+// lostConnection suspects the member at an address: whoever asks it now waits for nothing.
+func (l *Lookup) lostConnection(address string) {
+	for _, m := range l.provider.View().Members {
+		if m.Address == address && m.ID != l.provider.Self().ID {
+			l.suspected(m.ID)
+		}
+	}
 }
 
 // Grains is how many activations of each kind this member holds.
@@ -378,24 +393,25 @@ func (l *Lookup) claim(ci *cluster.ClusterIdentity, parent string) *claimed {
 	ctx, cancel := context.WithTimeout(context.Background(), claimTimeout)
 	defer cancel()
 	out := &claimed{ci: ci}
-	former, err := l.claims.Owner(ctx, ci.Kind, ci.Identity)
-	if err != nil {
-		out.err = err
-		return out
-	}
 	self := l.provider.Self()
-	if _, alive := l.provider.View().Alive(former.Member); alive && former.Member != self.ID {
-		out.claim = former
+	take := func(former agent.Claim) {
+		if !l.provider.Held() {
+			out.err = errors.New("own member lease is not valid")
+			return
+		}
+		out.claim, out.mine, out.err = l.claims.Claim(ctx, ci.Kind, ci.Identity, former, agent.Claim{Member: self.ID, Address: self.Address, PID: parent + "/" + ci.AsKey()})
+	}
+	if take(agent.Claim{}); out.err != nil || out.mine { // most identities are held by nobody
 		return out
 	}
-	if former.Member != "" && former.Member != self.ID && !l.claimsLeft() {
+	former := out.claim
+	if _, alive := l.provider.View().Alive(former.Member); alive && former.Member != self.ID {
+		return out
+	}
+	if former.Member != self.ID && !l.claimsLeft() {
 		return out // the caller, or the next sweep, comes back
 	}
-	if !l.provider.Held() {
-		out.err = errors.New("own member lease is not valid")
-		return out
-	}
-	out.claim, out.mine, out.err = l.claims.Claim(ctx, ci.Kind, ci.Identity, former, agent.Claim{Member: self.ID, Address: self.Address, PID: parent + "/" + ci.AsKey()})
+	take(former)
 	return out
 }
 

@@ -201,9 +201,18 @@ func (b *batcher) run(ctx context.Context, lane int, c *call) error {
 // script runs a script through the batcher, with more commands before it in the same pipeline. A server that does not
 // know the script (it was restarted) is told once.
 func (s *Store) script(ctx context.Context, lane int, sc *script, keys []string, args []any, before ...redis.Cmder) (any, error) {
+	return s.eval(ctx, s.batch.write, lane, sc, keys, args, before...)
+}
+
+// query is script for one that only reads, or whose writes need not be durable.
+func (s *Store) query(ctx context.Context, lane int, sc *script, keys []string, args []any) (any, error) {
+	return s.eval(ctx, s.batch.do, lane, sc, keys, args)
+}
+
+func (s *Store) eval(ctx context.Context, run func(context.Context, int, ...redis.Cmder) error, lane int, sc *script, keys []string, args []any, before ...redis.Cmder) (any, error) {
 	for try := 0; ; try++ {
 		cmd := sc.cmd(ctx, keys, args, try > 0)
-		if err := s.batch.write(ctx, lane, append(before, cmd)...); err != nil {
+		if err := run(ctx, lane, append(before, cmd)...); err != nil {
 			return nil, err
 		}
 		res, err := cmd.Result()

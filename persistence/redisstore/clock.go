@@ -27,21 +27,21 @@ func (*Store) Shards() int { return shards }
 func lostShard(shard int) error { return fault.Lost("clock shard " + strconv.Itoa(shard)) }
 
 // Sweep implements agent.Clock.
-func (s *Store) Sweep(ctx context.Context, shard int, f agent.Fence, limit int) ([]agent.Alarm, error) {
+func (s *Store) Sweep(ctx context.Context, shard int, f agent.Fence, limit int) ([]agent.Alarm, int64, error) {
 	res, err := s.script(ctx, shard, sweepScript, []string{clockKey(shard, "h"), clockKey(shard, "d"), clockKey(shard, "p")},
 		[]any{f.Member, f.Epoch, limit, pendingAge.Milliseconds(), handedOut.Milliseconds()})
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	v := reply(res)
 	if v.str(0) == "fenced" {
-		return nil, lostShard(shard)
+		return nil, 0, lostShard(shard)
 	}
 	var out []agent.Alarm
-	for i := 1; i+2 < len(v); i += 3 {
+	for i := 2; i+2 < len(v); i += 3 {
 		out = append(out, agent.Alarm{ID: agent.ID(v.str(i)), Stamp: v.num(i + 1), Pending: v.str(i+2) == "p"})
 	}
-	return out, nil
+	return out, v.num(1), nil
 }
 
 // Clear implements agent.Clock.

@@ -55,15 +55,20 @@ func (s *Store) Commit(ctx context.Context, c *agent.Commit) (agent.Committed, e
 	}
 	o.add(c.Fence.Member, c.Fence.Epoch, c.Version, guard, epoch, kind, amount, k.topic(), once, cause)
 	o.collect(c)
-	before, err := s.arming(ctx, c.Agent, c.Due)
+	if s.cluster { // the clock lies on another master
+		if _, err := s.arming(ctx, c.Agent, c.Due); err != nil {
+			return agent.Committed{}, err
+		}
+	} else if c.Due > 0 || c.Rearm {
+		o.add("K", o.key(clockKey(shardOf(c.Agent), "d")), c.Due, string(c.Agent), c.Rearm)
+	}
+	res, err := s.script(ctx, shardOf(c.Agent), commitScript, o.keys, o.args)
 	if err != nil {
 		return agent.Committed{}, err
 	}
-	res, err := s.script(ctx, shardOf(c.Agent), commitScript, o.keys, o.args, before...)
-	if err != nil {
-		return agent.Committed{}, err
-	}
-	return committed(c, reply(res))
+	out, err := committed(c, reply(res))
+	out.Rearmed = c.Rearm && !s.cluster
+	return out, err
 }
 
 // arming returns the command that arms the agent's alarm before the commit that depends on it, and only ever earlier: a crash

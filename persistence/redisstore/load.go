@@ -64,9 +64,24 @@ func (s *Store) Load(ctx context.Context, id agent.ID) (agent.Snapshot, error) {
 	if err != nil {
 		return agent.Snapshot{}, err
 	}
-	v := values(r.head.Val())
-	n := len(headFields)
-	return agent.Snapshot{Version: v.num(20), Spec: []byte(v.str(n)), State: []byte(v.str(n + 1)), Figures: figures(v, r.depth.Val(), r.now.Val())}, nil
+	return r.snapshot(), nil
+}
+
+// snapshot is what was read with "spec" and "state" behind the figures.
+func (r *read) snapshot() agent.Snapshot {
+	v, n := values(r.head.Val()), len(headFields)
+	return agent.Snapshot{Version: v.num(20), Spec: []byte(v.str(n)), State: []byte(v.str(n + 1)), Figures: figures(v, r.depth.Val(), r.now.Val())}
+}
+
+// LoadWithQueue implements agent.Snapshots.
+func (s *Store) LoadWithQueue(ctx context.Context, id agent.ID, limit int) (agent.Snapshot, []agent.Message, error) {
+	ids := redis.NewStringSliceCmd(ctx, "zrange", keysOf(id).pending(), 0, limit-1)
+	r, err := s.read(ctx, id, []string{"spec", "state"}, ids)
+	if err != nil {
+		return agent.Snapshot{}, nil, err
+	}
+	msgs, err := s.fetch(ctx, id, ids.Val())
+	return r.snapshot(), msgs, err
 }
 
 // Peek implements agent.Snapshots.

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"troupe/actors/agent"
 	"troupe/actors/fault"
 )
@@ -87,17 +89,20 @@ func (s *Store) WatchMembers(notify func()) (cancel func()) {
 
 // Owner implements agent.Claims.
 func (s *Store) Owner(ctx context.Context, kind, identity string) (agent.Claim, error) {
-	v, err := s.rdb.HMGet(ctx, grainHead(kind, identity), "member", "addr", "pid", "epoch").Result()
-	if err != nil {
-		return agent.Claim{}, storeErr(err)
+	cmd := redis.NewSliceCmd(ctx, "hmget", grainHead(kind, identity), "member", "addr", "pid", "epoch")
+	if err := s.batch.do(ctx, shardOf(agent.ID(identity)), cmd); err != nil {
+		return agent.Claim{}, err
 	}
-	r := values(v)
+	if err := storeErr(cmd.Err()); err != nil {
+		return agent.Claim{}, err
+	}
+	r := values(cmd.Val())
 	return agent.Claim{Member: r.str(0), Address: r.str(1), PID: r.str(2), Epoch: r.num(3)}, nil
 }
 
 // Claim implements agent.Claims.
 func (s *Store) Claim(ctx context.Context, kind, identity string, former, next agent.Claim) (agent.Claim, bool, error) {
-	res, err := claimScript.cmdRun(ctx, s, []string{grainHead(kind, identity)},
+	res, err := s.query(ctx, shardOf(agent.ID(identity)), claimScript, []string{grainHead(kind, identity)},
 		[]any{former.Member, strconv.FormatInt(former.Epoch, 10), next.Member, next.Address, next.PID})
 	if err != nil {
 		return agent.Claim{}, false, err
@@ -108,6 +113,6 @@ func (s *Store) Claim(ctx context.Context, kind, identity string, former, next a
 
 // Release implements agent.Claims.
 func (s *Store) Release(ctx context.Context, kind, identity string, f agent.Fence) error {
-	_, err := releaseScript.cmdRun(ctx, s, []string{grainHead(kind, identity)}, []any{f.Member, f.Epoch})
+	_, err := s.query(ctx, shardOf(agent.ID(identity)), releaseScript, []string{grainHead(kind, identity)}, []any{f.Member, f.Epoch})
 	return err
 }

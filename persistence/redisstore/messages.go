@@ -221,40 +221,24 @@ func (s *Store) Replay(ctx context.Context, id agent.ID, key, hash string) (*age
 	return &agent.Idempotency{Key: key, Hash: hash, Result: []byte(r.str(1))}, nil
 }
 
+var recordsScript = load("records")
+
 // Recorded implements agent.Records.
 func (s *Store) Recorded(ctx context.Context, id agent.ID, p agent.RecordPage) ([][]byte, int, error) {
-	k := keysOf(id)
-	from := strconv.FormatInt(p.From, 10)
-	verb, lo, hi := "zrangebyscore", from, "+inf"
+	k, order := keysOf(id), "0"
 	if p.Desc {
-		verb, lo, hi = "zrevrangebyscore", "+inf", from
+		order = "1"
 	}
-	ids := redis.NewStringSliceCmd(ctx, verb, k.index(p.Kind, p.Group), lo, hi, "limit", p.Offset, p.Limit)
-	total := redis.NewIntCmd(ctx, "zcount", k.index(p.Kind, p.Group), from, "+inf")
-	if err := s.batch.do(ctx, shardOf(id), ids, total); err != nil {
+	res, err := s.query(ctx, shardOf(id), recordsScript, []string{k.index(p.Kind, p.Group), k.records()}, []any{p.From, order, p.Offset, p.Limit, p.Kind + "/"})
+	if err != nil {
 		return nil, 0, err
 	}
-	if err := firstErr(ids.Err(), total.Err()); err != nil {
-		return nil, 0, storeErr(err)
-	}
-	if len(ids.Val()) == 0 {
-		return nil, int(total.Val()), nil
-	}
-	fields := make([]string, len(ids.Val()))
-	for i, x := range ids.Val() {
-		fields[i] = p.Kind + "/" + x
-	}
-	rows, err := s.rdb.HMGet(ctx, k.records(), fields...).Result()
-	if err != nil {
-		return nil, 0, storeErr(err)
-	}
+	v := reply(res)
 	var out [][]byte
-	for _, r := range rows {
-		if b, ok := r.(string); ok {
-			out = append(out, []byte(b))
-		}
+	for i := 1; i < len(v); i++ {
+		out = append(out, []byte(v.str(i)))
 	}
-	return out, int(total.Val()), nil
+	return out, int(v.num(0)), nil
 }
 
 // Usage implements agent.Records.

@@ -218,6 +218,9 @@ func (t *tx) commitAgent(c *agent.Commit, out *agent.Committed) error {
 		}
 		t.exec(`INSERT OR REPLACE INTO idem VALUES (?,?,?,'',?,0,?)`, id, c.Idem.Key, c.Idem.Hash, result, now()+idemTTL)
 	}
+	if out.Rearmed = c.Rearm; c.Rearm {
+		t.exec(`DELETE FROM alarm WHERE kind='d' AND agent=?`, id)
+	}
 	t.arm(id, c.Due)
 	for f, v := range map[string][]byte{"spec": c.Spec, "state": c.State} {
 		if v != nil {
@@ -388,6 +391,16 @@ func (s *Store) Load(ctx context.Context, id agent.ID) (agent.Snapshot, error) {
 	var err error
 	sn.Figures, _, sn.Version, err = s.figures(ctx, id, "(SELECT spec FROM snapshot WHERE agent=a.id), (SELECT state FROM snapshot WHERE agent=a.id), ", &sn.Spec, &sn.State)
 	return sn, err
+}
+
+// LoadWithQueue implements agent.Snapshots.
+func (s *Store) LoadWithQueue(ctx context.Context, id agent.ID, limit int) (agent.Snapshot, []agent.Message, error) {
+	sn, err := s.Load(ctx, id)
+	if err != nil || sn.Figures.Pending == 0 {
+		return sn, nil, err
+	}
+	msgs, err := s.Queue(ctx, id, limit)
+	return sn, msgs, err
 }
 
 // Peek implements agent.Snapshots.

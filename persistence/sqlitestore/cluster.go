@@ -83,11 +83,11 @@ func (s *Store) Claim(ctx context.Context, kind, identity string, former, next a
 	err = s.write(ctx, func(t *tx) error {
 		out, won = agent.Claim{}, false
 		t.row(`SELECT member, addr, pid, epoch FROM grain WHERE kind=? AND identity=?`, args(kind, identity), &out.Member, &out.Address, &out.PID, &out.Epoch)
-		if out.Member != former.Member || out.Epoch != former.Epoch {
+		if out.Member != "" && (out.Member != former.Member || out.Epoch != former.Epoch) {
 			return nil
 		}
 		won = true
-		out = agent.Claim{Member: next.Member, Address: next.Address, Epoch: former.Epoch + 1}
+		out = agent.Claim{Member: next.Member, Address: next.Address, Epoch: out.Epoch + 1}
 		out.PID = next.PID + "$" + strconv.FormatInt(out.Epoch, 10)
 		t.exec(`INSERT OR REPLACE INTO grain VALUES (?,?,?,?,?,?)`, kind, identity, out.Member, out.Address, out.PID, out.Epoch)
 		return nil
@@ -107,11 +107,11 @@ func (s *Store) Release(ctx context.Context, kind, identity string, f agent.Fenc
 func (*Store) Shards() int { return 1 }
 
 // Sweep implements agent.Clock. Most sweeps find nothing, and then write nothing.
-func (s *Store) Sweep(ctx context.Context, shard int, f agent.Fence, limit int) ([]agent.Alarm, error) {
+func (s *Store) Sweep(ctx context.Context, shard int, f agent.Fence, limit int) ([]agent.Alarm, int64, error) {
 	var due bool
 	if err := s.r.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM alarm WHERE kind='d' AND at<=?) OR EXISTS (SELECT 1 FROM alarm WHERE kind='p' AND at<=?)`,
 		now(), now()-5000).Scan(&due); err != nil {
-		return nil, fault.Store(err)
+		return nil, 0, fault.Store(err)
 	}
 	var out []agent.Alarm
 	err := s.owned(ctx, shard, f, due, func(t *tx) {
@@ -128,7 +128,14 @@ func (s *Store) Sweep(ctx context.Context, shard int, f agent.Fence, limit int) 
 			out = append(out, a)
 		}
 	})
-	return out, err
+	if err != nil {
+		return nil, 0, err
+	}
+	next := int64(-1)
+	if err := s.r.QueryRowContext(ctx, `SELECT coalesce(max(min(at)-?, 0), -1) FROM alarm WHERE kind='d'`, now()).Scan(&next); err != nil {
+		return nil, 0, fault.Store(err)
+	}
+	return out, next, nil
 }
 
 // owned checks the claim of a shard and, if write is set, runs do in the same step.

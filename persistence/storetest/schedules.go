@@ -37,6 +37,9 @@ func testQueued(t *testing.T, k *kit) {
 	}
 	_, err = k.commit(id, f, func(c *agent.Commit) { c.Take = []agent.MessageID{first.ID, "slot"} })
 	k.must(err)
+	if sn, queue, err := k.s.LoadWithQueue(k.ctx, id, 10); err != nil || len(queue) != 1 || queue[0].ID != last.ID || sn.Figures.Pending != 1 || len(sn.Spec) == 0 || sn.Version != k.version(id) {
+		t.Fatalf("loaded with its queue: %+v, %+v, %v", sn.Figures, queue, err)
+	}
 	if _, pending, err = k.s.Peek(k.ctx, id, 10); err != nil || len(pending) != 1 || pending[0].ID != last.ID {
 		t.Fatalf("after taking two: %+v, %v", pending, err)
 	}

@@ -394,6 +394,13 @@ func testClaims(t *testing.T, k *kit) {
 	if !ok || next.Epoch != 2 {
 		t.Fatalf("the epoch must grow: %+v %v", next, ok)
 	}
+	if now, ok, err := k.s.Claim(k.ctx, "bot", identity, free, agent.Claim{Member: "m8", Address: "a", PID: "pid"}); err != nil || ok || now != next {
+		t.Fatalf("taken from its holder: %+v, %v, %v", now, ok, err)
+	}
+	k.must(k.s.Release(k.ctx, "bot", identity, agent.Fence{Member: "m9", Epoch: 2}))
+	if now, ok, err := k.s.Claim(k.ctx, "bot", identity, agent.Claim{}, agent.Claim{Member: "m8", Address: "a", PID: "pid"}); err != nil || !ok || now.Epoch != 3 {
+		t.Fatalf("what nobody holds is free, whoever held it: %+v, %v, %v", now, ok, err)
+	}
 }
 
 func testLeases(t *testing.T, k *kit) {
@@ -892,11 +899,15 @@ func testClock(t *testing.T, k *kit) {
 		}
 		owners[shard] = agent.Fence{Member: "m", Epoch: got.Epoch}
 	}
+	var upcoming int64 // ms, of the shard that was looked at last
 	find := func(pending bool) *agent.Alarm {
 		t.Helper()
 		for shard, f := range owners {
-			all, err := k.s.Sweep(k.ctx, shard, f, 10000)
+			all, next, err := k.s.Sweep(k.ctx, shard, f, 10000)
 			k.must(err)
+			if upcoming = -1; next >= 0 {
+				upcoming = next
+			}
 			for _, a := range all {
 				if a.ID == id && a.Pending == pending {
 					home = shard
@@ -913,6 +924,9 @@ func testClock(t *testing.T, k *kit) {
 	a := find(false)
 	if a == nil {
 		t.Fatal("a due alarm was not found")
+	}
+	if upcoming < 1000 || upcoming > 2000 { // what was handed out comes again after two seconds
+		t.Fatalf("the next alarm of the shard is due in %d ms", upcoming)
 	}
 	if find(false) != nil {
 		t.Fatal("an alarm that was handed out came again at once")
@@ -931,13 +945,21 @@ func testClock(t *testing.T, k *kit) {
 	if find(false) == nil {
 		t.Fatal("a commit moved an alarm back")
 	}
+	for _, due := range []int64{1 << 50, 3000, 0} { // later, earlier, gone
+		k.must(k.s.Arm(k.ctx, id, 2000))
+		done, err := k.commit(id, f, func(c *agent.Commit) { c.Due, c.Rearm = due, true })
+		k.must(err)
+		if got := find(false) != nil; done.Rearmed && got != (due == 3000) || !done.Rearmed && !got {
+			t.Fatalf("armed anew to %d by a commit (done %v): found due %v", due, done.Rearmed, got)
+		}
+	}
 	k.accept(id, "p")
 	if find(true) != nil {
 		t.Fatal("a fresh acceptance is swept before its hint had time")
 	}
 	stale := owners[home] // the owner before the last one neither hands out nor clears (FENCE-8)
 	stale.Epoch--
-	_, err = k.s.Sweep(k.ctx, home, stale, 10)
+	_, _, err = k.s.Sweep(k.ctx, home, stale, 10)
 	k.refused(err, fault.Fenced, "")
 	k.refused(k.s.Clear(k.ctx, home, stale, []agent.Alarm{*a}), fault.Fenced, "")
 }

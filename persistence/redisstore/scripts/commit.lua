@@ -1,14 +1,15 @@
 -- commit: the unit of work of an activation, all or nothing, under its fence (FENCE-2).
 -- KEYS 1 head 2 bodies 3 marks 4 order 5 pending 6 events 7 conversations 8 conversation counters 9 commands 10 records
---      11 idempotency (or head) 12... order of a party, or index of a kind of records, named by position in the operations
+--      11 idempotency (or head) 12... order of a party, index of a kind of records, or a clock's due entries, named by position in the operations
 -- ARGV 1 member 2 epoch 3 version 4 guard incarnation ("" none) 5 guard runner epoch 6 balance change (""|set|add) 7 amount
 --      8 channel to publish on 9 once(1|0): answer {done, result} if the idempotency key is there 10 cause of the balance change, then operations:
 --      H field value | S spec | T state | A id body mark party key channel | Q the same, queued | - id | + id seq | M id mark party unread
 --      R field body score id key | D field id key | C kind body | X kind... | Z | E type data | I hash result ttl | L lease
+--      K key due id exactly(1|0): the alarm; due 0 removes it
 -- Returns {ok, version, now, runner epoch, balance before, after, (seq, created)...} or {fenced} {version, v} {runner} {key} {balance, b}
 -- Invariant: every check comes before the first write.
 local head = KEYS[1]
-local h = redis.call('HMGET', head, 'member', 'epoch', 'v', 'inc', 'repoch', 'balance', 'last', 'spec')
+local h = redis.call('HMGET', head, 'member', 'epoch', 'v', 'inc', 'repoch', 'balance', 'last', 'account', 'mseq', 'mcount', 'eseq')
 if h[1] ~= ARGV[1] or h[2] ~= ARGV[2] then return {'fenced'} end
 if not h[8] then return {'gone'} end
 if ARGV[9] == '1' then
@@ -27,28 +28,30 @@ if after < 0 or after > 9007199254740991 then return {'balance', int(before)} en
 local now = clock()
 if h[7] and tonumber(h[7]) > now then now = tonumber(h[7]) end
 local at = int(now)
-local version = redis.call('HINCRBY', head, 'v', 1)
-redis.call('HSET', head, 'last', at)
+local version = int(tonumber(h[3] or '0') + 1)
+local set = {'v', version, 'last', at} -- of the head: written at once, at the end
+local function put(field, value) set[#set + 1] = field; set[#set + 1] = value end
+local mseq, mcount, eseq = tonumber(h[9] or '0'), tonumber(h[10] or '0'), tonumber(h[11] or '0')
 local function event(kind, data)
-  local e = redis.call('HINCRBY', head, 'eseq', 1)
-  redis.call('XADD', KEYS[6], 'MAXLEN', '~', 10000, at .. '-' .. int(e), 't', kind, 'd', data)
+  eseq = eseq + 1
+  redis.call('XADD', KEYS[6], 'MAXLEN', '~', 10000, at .. '-' .. int(eseq), 't', kind, 'd', data)
 end
 if after ~= before then
-  redis.call('HSET', head, 'balance', int(after))
+  put('balance', int(after))
   event('balance.changed', '{"balance":' .. int(after) .. ',"previous":' .. int(before) .. ',"cause":"' .. ARGV[10] .. '"}')
 end
-local out = {'ok', int(version), at, h[5] or '0', int(before), int(after)}
+local out = {'ok', version, at, h[5] or '0', int(before), int(after)}
 local i = 11
 while ARGV[i] do
   local op = ARGV[i]
   if op == 'H' then
-    if ARGV[i + 2] == '' then redis.call('HDEL', head, ARGV[i + 1]) else redis.call('HSET', head, ARGV[i + 1], ARGV[i + 2]) end
+    if ARGV[i + 2] == '' then redis.call('HDEL', head, ARGV[i + 1]) else put(ARGV[i + 1], ARGV[i + 2]) end
     i = i + 3
-  elseif op == 'S' then redis.call('HSET', head, 'spec', ARGV[i + 1]); i = i + 2
-  elseif op == 'T' then redis.call('HSET', head, 'state', ARGV[i + 1]); i = i + 2
+  elseif op == 'S' then put('spec', ARGV[i + 1]); i = i + 2
+  elseif op == 'T' then put('state', ARGV[i + 1]); i = i + 2
   elseif op == 'A' or op == 'Q' then
-    local seq = redis.call('HINCRBY', head, 'mseq', 1)
-    redis.call('HINCRBY', head, 'mcount', 1)
+    mseq, mcount = mseq + 1, mcount + 1
+    local seq = int(mseq)
     redis.call('HSET', KEYS[2], ARGV[i + 1], seq .. ':' .. at .. ':' .. ARGV[i + 2])
     if op == 'A' then redis.call('HSET', KEYS[3], ARGV[i + 1], ARGV[i + 3]) -- a message without a mark is pending
     else
@@ -58,7 +61,7 @@ while ARGV[i] do
     redis.call('ZADD', KEYS[4], seq, ARGV[i + 1])
     redis.call('ZADD', KEYS[tonumber(ARGV[i + 5])], seq, ARGV[i + 1])
     if redis.call('ZADD', KEYS[7], at, ARGV[i + 4]) == 1 then redis.call('HSET', KEYS[8], ARGV[i + 4] .. ':c', ARGV[i + 6]) end
-    out[#out + 1] = int(seq); out[#out + 1] = at
+    out[#out + 1] = seq; out[#out + 1] = at
     i = i + 7
   elseif op == '-' then redis.call('ZREM', KEYS[5], ARGV[i + 1]); i = i + 2
   elseif op == '+' then redis.call('ZADD', KEYS[5], ARGV[i + 2], ARGV[i + 1]); i = i + 3
@@ -97,10 +100,18 @@ while ARGV[i] do
     i = i + 4
   elseif op == 'L' then
     out[4] = int(redis.call('HINCRBY', head, 'repoch', 1))
-    redis.call('HSET', head, 'ratt', at, 'rbeat', at, 'rlease', int(now + tonumber(ARGV[i + 1])))
+    put('ratt', at); put('rbeat', at); put('rlease', int(now + tonumber(ARGV[i + 1])))
     redis.call('HDEL', head, 'rsub')
     i = i + 2
+  elseif op == 'K' then
+    local key = KEYS[tonumber(ARGV[i + 1])]
+    if ARGV[i + 2] == '0' then redis.call('ZREM', key, ARGV[i + 3])
+    elseif ARGV[i + 4] == '1' then redis.call('ZADD', key, ARGV[i + 2], ARGV[i + 3])
+    else redis.call('ZADD', key, 'LT', ARGV[i + 2], ARGV[i + 3]) end
+    i = i + 5
   else error('unknown operation ' .. op) end
 end
+put('mseq', int(mseq)); put('mcount', int(mcount)); put('eseq', int(eseq))
+redis.call('HSET', head, unpack(set))
 redis.call('PUBLISH', ARGV[8], version)
 return out
