@@ -52,7 +52,7 @@ func (b *bench) scale() error {
 	time.Sleep(time.Second)
 	empty, before := rss(n.cmd.Process.Pid), redisBytes(rdb)
 	active := *fleet / 100
-	resting, err := rest(st, *fleet-active)
+	resting, err := rest(st, *fleet-active, "bench")
 	if err != nil {
 		return err
 	}
@@ -124,7 +124,7 @@ func redisBytes(rdb *redis.Client) int64 {
 }
 
 // rest stores agents whose pods are at zero, through the store's own door.
-func rest(st *redisstore.Store, count int) ([]agent.ID, error) {
+func rest(st *redisstore.Store, count int, owner account.ID) ([]agent.ID, error) {
 	ids := make([]agent.ID, count)
 	set := agent.Settings{}.WithDefaults()
 	var next atomic.Int64
@@ -136,7 +136,7 @@ func rest(st *redisstore.Store, count int) ([]agent.ID, error) {
 			defer wg.Done()
 			for i := int(next.Add(1)) - 1; i < count; i = int(next.Add(1)) - 1 {
 				spec := agent.NewSpec(agent.ID(agent.NewUUID()), set)
-				spec.Account, spec.Name = account.ID("bench"), "resting"
+				spec.Account, spec.Name = owner, "resting"
 				if _, err := st.Create(context.Background(), &agent.Creation{Spec: spec, State: agent.State{Status: agent.Active}, Balance: 1 << 30}); err != nil {
 					first.Store(&err)
 					return
