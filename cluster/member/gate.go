@@ -2,6 +2,7 @@ package member
 
 import (
 	"sync/atomic"
+	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
 	"github.com/asynkron/protoactor-go/cluster"
@@ -9,6 +10,9 @@ import (
 
 // gateLimit is how many messages may wait for one activation; more are answered as overloaded.
 const gateLimit = 256
+
+// heldAgain is after which time a message waits anew for the lease.
+const heldAgain = 200 * time.Millisecond
 
 // Gate is a mailbox that can be shut and has a limit. The library throws away whatever is queued behind a poison pill; a
 // shut gate answers those senders with a dead-letter response, so that they ask the next activation at once. So does the gate
@@ -78,12 +82,20 @@ func (g *Gate) InvokeSystemMessage(m any) { g.inv.InvokeSystemMessage(m) }
 // EscalateFailure implements actor.MessageInvoker.
 func (g *Gate) EscalateFailure(reason, m any) { g.inv.EscalateFailure(reason, m) }
 
-// InvokeUserMessage implements actor.MessageInvoker. An activation that leaves, or whose member may not act (FENCE-1), carries
-// nothing out any more: requests bounce, hints are dropped. A stopping actor that went on working could start children anew
-// and would never end.
+// InvokeUserMessage implements actor.MessageInvoker. An activation that leaves carries nothing out any more: requests bounce, hints are
+// dropped. A stopping actor that went on working could start children anew and would never end. While its member may not act (FENCE-1),
+// requests bounce too; what the activation tells itself comes again, for the lease may still be its own (a store that was away).
 func (g *Gate) InvokeUserMessage(m any) {
-	if _, first := m.(*cluster.ClusterInit); !first && (g.shut.Load() || !g.held()) && !system(m) {
+	_, first := m.(*cluster.ClusterInit)
+	switch {
+	case first || system(m):
+	case g.shut.Load():
 		g.bounce(m)
+		return
+	case !g.held():
+		if !g.bounce(m) {
+			time.AfterFunc(heldAgain, func() { g.PostUserMessage(m) })
+		}
 		return
 	}
 	g.inv.InvokeUserMessage(m)

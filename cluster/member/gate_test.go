@@ -117,3 +117,36 @@ func TestTrap20_WhatWaitedForAFrozenProcessIsNotCarriedOut(t *testing.T) {
 		t.Errorf("FENCE-1: %d commands were carried out without a lease, %v", ran.Load(), err)
 	}
 }
+
+// TestTrap20_WhatAnActivationTellsItselfComesAgain: a store that is away for longer than a lease ends no activation, and none may go on waiting
+// for its own word.
+func TestTrap20_WhatAnActivationTellsItselfComesAgain(t *testing.T) {
+	var held atomic.Bool
+	got := make(chan any, 4)
+	sys, pid, gate := gated(t, held.Load, func(c actor.Context) {
+		if s, ok := c.Message().(string); ok {
+			got <- s
+		}
+	})
+	sys.Root.Send(pid, "word")
+	select {
+	case x := <-got:
+		t.Fatalf("FENCE-1: %v was carried out without a lease", x)
+	case <-time.After(3 * heldAgain / 2):
+	}
+	held.Store(true)
+	select {
+	case <-got:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the word is lost")
+	}
+	held.Store(false)
+	sys.Root.Send(pid, "another")
+	gate.Shut()
+	held.Store(true)
+	select {
+	case x := <-got:
+		t.Errorf("%v was carried out behind a shut gate", x)
+	case <-time.After(3 * heldAgain / 2):
+	}
+}
