@@ -93,6 +93,15 @@ func Failed(f Fate, after time.Duration, format string, args ...any) error {
 	return &Error{f, after, fmt.Sprintf(format, args...)}
 }
 
+// hopeless is an error of Connect that comes again until somebody changes something at the network.
+type hopeless struct{ error }
+
+// Hopeless makes one.
+func Hopeless(format string, args ...any) error { return hopeless{fmt.Errorf(format, args...)} }
+
+// IsHopeless says whether an error of Connect is one.
+func IsHopeless(err error) bool { return errors.As(err, new(hopeless)) }
+
 // FateOf returns what an error of Send means; 0: nobody knows.
 func FateOf(err error) (f Fate, after time.Duration) {
 	var e *Error

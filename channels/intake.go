@@ -44,6 +44,7 @@ const (
 	textLinked   = "Linked. You are talking to %s now."
 	textAlready  = "Linked."
 	textWrong    = "This code is not valid. Ask for a new one."
+	textLater    = "The code could not be checked at the moment. Please send it again."
 	textHint     = "This account is not linked to an agent. Ask for a link code and send: /link CODE"
 	textAway     = "The agent is not available at the moment. Your message was not delivered."
 	textCrowded  = "The agent has too many messages waiting. Your message was not delivered."
@@ -52,6 +53,9 @@ const (
 )
 
 var linkCommand = regexp.MustCompile(`(?i)^(/?)link\s+([A-Z0-9]{1,32})$`)
+
+// linkTimeout is how long a sender waits for the agent of a link code; nobody behind waits longer.
+const linkTimeout = 5 * time.Second
 
 // skew is how far the clocks of networks and of the store may be apart.
 const skew = 5 * time.Second
@@ -113,9 +117,11 @@ func (in *Intake) Take(ctx context.Context, channel agent.Channel, bot string, e
 		return in.rarely(ctx, "hint/"+bot+"/"+e.User, textHint)
 	case fault.Is(err, fault.Limited): // to let it come again would hold up everybody else
 		result = "refused"
+		in.passed(ctx, channel, bot, e)
 		return in.rarely(ctx, "crowded/"+bot+"/"+e.User, textCrowded)
 	case fault.Of(err).Code == "agent_unavailable": // CHAN-7
 		result = "refused"
+		in.passed(ctx, channel, bot, e)
 		return in.rarely(ctx, "away/"+bot+"/"+e.User, textAway)
 	default:
 		return "", err
@@ -157,7 +163,9 @@ func (in *Intake) redeem(ctx context.Context, channel agent.Channel, bot string,
 	hash, err := agent.LinkHash(bot, code), agent.WrongCode()
 	var got protocol.LinkResult
 	if to != "" {
-		got, err = in.Agents.Link(ctx, to, protocol.LinkCommand{Do: protocol.LinkRedeem, Hash: hash,
+		call, cancel := context.WithTimeout(ctx, linkTimeout)
+		defer cancel()
+		got, err = in.Agents.Link(call, to, protocol.LinkCommand{Do: protocol.LinkRedeem, Hash: hash,
 			Binding: agent.Binding{Channel: channel, Bot: bot, User: e.User, Name: e.Name, Team: e.Team, Chat: e.Chat}})
 	}
 	switch {
@@ -171,7 +179,22 @@ func (in *Intake) redeem(ctx context.Context, channel agent.Channel, bot string,
 		}
 		return textWrong, nil
 	}
-	return "", err // nobody knows whether it was used; the event comes again
+	if ctx.Err() != nil { // the connection ends: the event comes again
+		return "", err
+	}
+	in.Log.Warn("a link code could not be used", "agent_id", to, "channel", channel, "err", err)
+	in.Count(channel, "error")
+	return textLater, nil // whoever waits behind must not wait for this agent; if it was used after all, the code sent again says so
+}
+
+// passed notes an event that was refused, for a network whose gaps are read: its sender was told, so it must not be delivered by a later gap.
+func (in *Intake) passed(ctx context.Context, channel agent.Channel, bot string, e Event) {
+	if channel != agent.ChannelDiscord {
+		return
+	}
+	if err := in.Store.PutRoute(ctx, agent.RouteRefused, agent.ChatRoute(bot, e.User), agent.ID(e.ID)); err != nil {
+		in.Log.Warn("a refused message was not noted", "bot", bot, "err", err)
+	}
 }
 
 // rarely gives a text at most once in ten minutes; where that cannot be counted, not at all.

@@ -106,6 +106,8 @@ func LinkHash(bot, code string) string {
 const (
 	RouteChat = "chat"
 	RouteLink = "link"
+	// RouteRefused leads, by ChatRoute, to the network's id of the newest event of an account that was refused.
+	RouteRefused = "refused"
 )
 
 // ChatRoute is the id of a route from an account.
@@ -215,15 +217,22 @@ func (m *Machine) dropBinding(id string) {
 	}
 }
 
-// Undelivered notes that a network could not deliver a reply which it had taken.
-func (m *Machine) Undelivered(id MessageID, reason string) {
+// Undelivered notes that a network could not deliver a reply which it had taken. Errors: fault.Unavailable while other parts of it are
+// under way; the network says it again.
+func (m *Machine) Undelivered(id MessageID, reason string) error {
 	x := m.loaded(id)
-	if x.Role != RoleAssistant || x.Status != Delivered || x.Reason != "" {
-		return
+	switch {
+	case x.Role != RoleAssistant || x.Reason != "":
+		return nil
+	case x.Status != Delivered && m.RelayTo(x.Counterparty) != nil:
+		return fault.New(fault.Unavailable, "dependency_unavailable", "The reply is still being sent").After(time.Second)
+	case x.Status != Delivered:
+		return nil
 	}
 	x.Reason = reason
 	m.C.Marks = append(m.C.Marks, MarkPut{ID: id, Mark: x.Mark, Party: x.Counterparty})
 	m.event("message.failed", map[string]any{"message_id": id.String(), "role": RoleAssistant, "reason": reason})
+	return nil
 }
 
 // Displace ends a binding whose account was linked to another agent through the same bot (CHAN-1).

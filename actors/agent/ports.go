@@ -322,7 +322,8 @@ type Fired struct {
 type Routes interface {
 	PutRoute(ctx context.Context, kind, id string, to ID) error
 	Route(ctx context.Context, kind, id string) (to ID, err error) // "" when there is none
-	DropRoute(ctx context.Context, kind, id string) error
+	// DropRoute removes it if it leads to that agent.
+	DropRoute(ctx context.Context, kind, id string, of ID) error
 }
 
 // KindBot is the grain kind of bots; its identities are BotIDs.

@@ -142,6 +142,12 @@ func (m *Machine) Relayed(r Relay, fate RelayFate, parts int, after time.Duratio
 	return r, true
 }
 
+// Rest leaves a part that Relayed said follows at once to a later activation.
+func (m *Machine) Rest(next Relay) {
+	next.Sending = false
+	m.putRelay(&next)
+}
+
 // RelaysDone notes that a binding's outbox is empty.
 func (m *Machine) RelaysDone(binding string) {
 	m.S.Relays = slices.DeleteFunc(m.S.Relays, func(x RelayHead) bool { return x.Binding == binding })

@@ -116,6 +116,7 @@ type Grain struct {
 	pod, turn  *actor.PID
 	relays     map[string]*relaying // by binding
 	relayNow   bool
+	leaving    bool              // it stores what it knows and begins nothing
 	unsent     map[string]unsent // by binding
 	settling   bool
 	notifier   *actor.PID
@@ -173,6 +174,7 @@ func (g *Grain) Receive(c actor.Context) {
 	case *actor.Terminated:
 		g.childEnded(c, m.Who)
 	case *actor.Stopping:
+		g.lastRelays(c)
 		g.pod, g.turn, g.notifier = nil, nil, nil // they end with this activation
 		g.stopTimer()
 		g.d.Metrics.Activated(-1)
@@ -434,6 +436,9 @@ func (g *Grain) look(c actor.Context) {
 
 // perform does what the committed state asks for; every part of it may be repeated at any time.
 func (g *Grain) perform(c actor.Context, m *agent.Machine) {
+	if g.leaving {
+		return
+	}
 	g.tellPod(c, m)
 	g.tellTurn(c, m)
 	g.tellNotifier(c, m)

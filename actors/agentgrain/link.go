@@ -45,7 +45,7 @@ func (g *Grain) link(c actor.Context, cmd *protocol.Command, b protocol.LinkComm
 		case protocol.LinkMode:
 			out.Binding, err = m.SetMode(b.Binding.ID, b.Binding.Mode)
 		case protocol.LinkFailed:
-			m.Undelivered(b.Message, b.Reason)
+			err = m.Undelivered(b.Message, b.Reason)
 		case protocol.LinkDisplace:
 			m.Displace(b.Binding.Bot, b.Binding.User)
 		default:
@@ -55,25 +55,22 @@ func (g *Grain) link(c actor.Context, cmd *protocol.Command, b protocol.LinkComm
 	})
 	if err != nil {
 		if b.Do == protocol.LinkCode {
-			_ = g.d.Store.DropRoute(ctx, agent.RouteLink, b.Hash) // else it leads to an agent that does not know the code
+			_ = g.d.Store.DropRoute(ctx, agent.RouteLink, b.Hash, g.id) // else it leads to an agent that does not know the code
 		}
 		return nil, err
 	}
 	switch {
 	case b.Do == protocol.LinkCode && former != "":
-		_ = g.d.Store.DropRoute(ctx, agent.RouteLink, former)
+		_ = g.d.Store.DropRoute(ctx, agent.RouteLink, former, g.id)
 	case b.Do == protocol.LinkUnlink:
 		if out, ok := res.(protocol.LinkResult); ok {
-			route := agent.ChatRoute(out.Binding.Bot, out.Binding.User)
-			if holder, err := g.d.Store.Route(ctx, agent.RouteChat, route); err == nil && holder == g.id {
-				_ = g.d.Store.DropRoute(ctx, agent.RouteChat, route) // else it leads to an agent without that binding
-			}
+			_ = g.d.Store.DropRoute(ctx, agent.RouteChat, agent.ChatRoute(out.Binding.Bot, out.Binding.User), g.id) // else it leads to an agent without that binding
 			if out.Binding.Bot == g.d.SharedBot {
 				_ = g.d.Store.DropBot(ctx, out.Binding.Bot, g.id)
 			}
 		}
 	case b.Do == protocol.LinkRedeem:
-		_ = g.d.Store.DropRoute(ctx, agent.RouteLink, b.Hash)
+		_ = g.d.Store.DropRoute(ctx, agent.RouteLink, b.Hash, g.id)
 	}
 	return res, nil
 }
@@ -151,19 +148,12 @@ func (g *Grain) leaveBots(ctx context.Context) error {
 				return err
 			}
 		}
-		route := agent.ChatRoute(b.Bot, b.User)
-		if holder, err := g.d.Store.Route(ctx, agent.RouteChat, route); err != nil || holder != g.id {
-			if err != nil {
-				return err
-			}
-			continue
-		}
-		if err := g.d.Store.DropRoute(ctx, agent.RouteChat, route); err != nil {
+		if err := g.d.Store.DropRoute(ctx, agent.RouteChat, agent.ChatRoute(b.Bot, b.User), g.id); err != nil {
 			return err
 		}
 	}
 	for _, code := range s.Codes {
-		if err := g.d.Store.DropRoute(ctx, agent.RouteLink, code.Hash); err != nil {
+		if err := g.d.Store.DropRoute(ctx, agent.RouteLink, code.Hash, g.id); err != nil {
 			return err
 		}
 	}

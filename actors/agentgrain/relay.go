@@ -20,6 +20,7 @@ type relayGo struct {
 	relay agent.Relay
 	part  agent.Part
 	parts int
+	done  chan relayDone // takes what became of it, for an activation that ends
 }
 
 // relayDone is what became of it.
@@ -43,7 +44,9 @@ func (b *bindingChild) Receive(c actor.Context) {
 		ctx, cancel := context.WithTimeout(context.Background(), sendLimit)
 		defer cancel()
 		fate, after := d.Chats.Send(ctx, m.part)
-		root.Send(parent, relayDone{m, fate, after})
+		done := relayDone{m, fate, after}
+		m.done <- done
+		root.Send(parent, done)
 	}()
 }
 
@@ -51,7 +54,11 @@ func (b *bindingChild) Receive(c actor.Context) {
 type relaying struct {
 	child *actor.PID
 	busy  bool
+	done  chan relayDone
 }
+
+// lastWords is how long an activation that ends waits for parts that are under way.
+const lastWords = 3 * time.Second
 
 // tellRelays goes on with the outbox of every binding that is due.
 func (g *Grain) tellRelays(c actor.Context, m *agent.Machine) {
@@ -67,7 +74,6 @@ func (g *Grain) tellRelays(c actor.Context, m *agent.Machine) {
 		if err := g.relayFirst(c, h.Binding); err != nil && !fault.Is(err, fault.Fenced) {
 			g.d.Log.Warn("reply could not be relayed", "agent_id", g.id, "binding_id", h.Binding, "err", err)
 			g.arm(time.Second)
-			return
 		}
 	}
 	for id, r := range g.relays {
@@ -104,13 +110,19 @@ func (g *Grain) relayFirst(c actor.Context, binding string) error {
 			if err != nil {
 				return err
 			}
+			if holder == "" { // a store lost it
+				if err := g.d.Store.PutRoute(ctx, agent.RouteChat, agent.ChatRoute(b.Routed, b.User), g.id); err != nil {
+					return err
+				}
+				holder = g.id
+			}
 			held = holder == g.id
 		}
 	}
 	var work *relayGo
 	intends := false
 	_, err = g.step(c, nil, func(m *agent.Machine) (any, error) {
-		work, intends = nil, false
+		work, intends, key = nil, false, unsent{r.Message, r.Part}
 		if owed == 0 {
 			m.RelaysDone(binding)
 			return nil, nil
@@ -130,18 +142,23 @@ func (g *Grain) relayFirst(c actor.Context, binding string) error {
 		case r.Part >= len(parts): // nothing to send
 			m.Relayed(r, agent.PartSent, 0, 0, owed, repeatable)
 			return nil, nil
-		case bot == "": // cleared; a new token revives the binding (CHAN-12)
-			m.Relayed(r, agent.PartLater, len(parts), time.Minute, owed, repeatable)
+		case bot == "" || bot != b.Bot: // cleared, or about to move; a new token revives the binding (CHAN-12)
+			wait := time.Minute
+			if m.RoutesDue() {
+				wait = time.Second
+			}
+			m.Relayed(r, agent.PartLater, len(parts), wait, owed, repeatable)
 			return nil, nil
 		case r.Sending && g.unsent[binding] != key: // by an activation that did not live to tell
 			var goesOn bool
 			if present, goesOn = m.Relayed(r, agent.PartUncertain, len(parts), 0, owed, repeatable); !goesOn {
 				return nil, nil
 			}
+			key, intends = unsent{present.Message, present.Part}, true
 		case !repeatable:
 			present, intends = m.Intend(r), true
 		}
-		work = &relayGo{present, agent.Part{Agent: g.id, Bot: bot, Binding: *b, Message: r.Message, Number: present.Part, Text: parts[present.Part]}, len(parts)}
+		work = &relayGo{present, agent.Part{Agent: g.id, Bot: bot, Binding: *b, Message: r.Message, Number: present.Part, Text: parts[present.Part]}, len(parts), nil}
 		return nil, nil
 	})
 	switch {
@@ -193,8 +210,31 @@ func (g *Grain) relayPart(c actor.Context, w relayGo) {
 		}
 		g.relays[w.relay.Binding] = r
 	}
-	r.busy = true
+	g.hand(c, r, w)
+}
+
+func (g *Grain) hand(c actor.Context, r *relaying, w relayGo) {
+	w.done = make(chan relayDone, 1)
+	r.busy, r.done = true, w.done
 	c.Send(r.child, w)
+}
+
+// lastRelays stores what becomes of the parts that are under way before this activation ends. The bots that end with it give back what they
+// have not sent; what is at the network is over in a moment. A part that nobody knows of would have to count as uncertain.
+func (g *Grain) lastRelays(c actor.Context) {
+	g.leaving = true
+	limit := time.After(lastWords)
+	for _, r := range g.relays {
+		if !r.busy {
+			continue
+		}
+		select {
+		case d := <-r.done:
+			g.relayed(c, d)
+		case <-limit:
+			return
+		}
+	}
 }
 
 // relayed stores what became of a part, and goes on with the next.
@@ -216,13 +256,16 @@ func (g *Grain) relayed(c actor.Context, d relayDone) {
 			next = nil
 			present, goesOn := m.Relayed(d.relay, d.fate, d.parts, d.after, owed, g.d.Chats.Repeatable(d.part.Binding.Channel))
 			b := m.RelayTo(d.relay.Binding)
-			if !goesOn || b == nil {
+			if goesOn && g.leaving {
+				m.Rest(present)
+			}
+			if !goesOn || b == nil || g.leaving {
 				return nil, nil
 			}
 			text := m.Content(present.Message)
 			parts := g.d.Chats.Parts(b.Channel, text)
 			if present.Part < len(parts) {
-				next = &relayGo{present, d.part, d.parts}
+				next = &relayGo{relay: present, part: d.part, parts: d.parts}
 				next.part.Binding, next.part.Number, next.part.Text = *b, present.Part, parts[present.Part]
 			}
 			return nil, nil
@@ -231,6 +274,9 @@ func (g *Grain) relayed(c actor.Context, d relayDone) {
 	switch {
 	case fault.Is(err, fault.Fenced) || g.gone:
 		return
+	case g.leaving:
+		r.busy = false
+		return
 	case err != nil: // what was sent must not be forgotten
 		self, root := c.Self(), c.ActorSystem().Root
 		time.AfterFunc(time.Second, func() { root.Send(self, d) })
@@ -238,7 +284,7 @@ func (g *Grain) relayed(c actor.Context, d relayDone) {
 	}
 	g.d.Metrics.ChatMessage(string(d.part.Binding.Channel), "out", fateNames[d.fate])
 	if next != nil {
-		c.Send(r.child, *next)
+		g.hand(c, r, *next)
 		return
 	}
 	r.busy = false

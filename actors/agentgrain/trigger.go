@@ -39,7 +39,7 @@ func (g *Grain) trigger(c actor.Context, cmd *protocol.Command, b protocol.Trigg
 	}
 	res, err := g.step(c, cmd, func(m *agent.Machine) (any, error) { return t, m.DropTrigger(b.ID) })
 	if err == nil {
-		_ = g.d.Store.DropRoute(ctx, agent.RecordTrigger, b.ID) // else it leads nowhere until the agent is deleted
+		_ = g.d.Store.DropRoute(ctx, agent.RecordTrigger, b.ID, g.id) // else it leads nowhere until the agent is deleted
 	}
 	return res, err
 }

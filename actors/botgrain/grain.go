@@ -29,6 +29,7 @@ const (
 	recheck     = 30 * time.Second // the agents that use a bot are read again so often: hints may be lost
 	maxWaiting  = 256              // parts that wait for the bot's line or its pace
 	maxRedial   = time.Minute
+	hopeless    = 30 * time.Minute // a connection that is not wanted as the bot is set up; other credentials are tried at once
 )
 
 // Store is what a bot reads.
@@ -56,6 +57,8 @@ type Deps struct {
 	Shared      string
 	SharedToken agent.Secret
 	Connected   func(channel agent.Channel, delta int)
+	Hopeless    func(err error) bool            // says that a connection will end like this again and again
+	Pause       map[agent.Channel]time.Duration // between connections at least
 	Log         *slog.Logger
 }
 
@@ -262,6 +265,8 @@ func (g *Grain) loaded(c actor.Context, m loaded) {
 		for _, w := range g.waiting {
 			if time.Now().Before(w.until) {
 				g.send(c, w)
+			} else {
+				c.Send(w.from, protocol.Answer(protocol.SendResult{Fate: agent.PartLater}, nil))
 			}
 		}
 		g.waiting = nil
@@ -299,6 +304,11 @@ func (g *Grain) ended(c actor.Context, m ended) {
 		g.lost = 0
 	}
 	pause := min(time.Second<<min(g.lost, 6), maxRedial)
+	if g.d.Hopeless(m.err) {
+		pause = hopeless
+	} else {
+		pause = max(pause, g.d.Pause[g.use.Channel])
+	}
 	g.lost++
 	g.d.Log.Warn("connection of a bot lost", "bot", g.id, "channel", g.use.Channel, "again_in", pause, "err", m.err)
 	self, root, gen := c.Self(), c.ActorSystem().Root, g.gen

@@ -33,6 +33,8 @@ type Discord struct {
 	nonces              map[string]map[string]any
 	sent                []Sent
 	fail                []func(w http.ResponseWriter)
+	greet               []func(c *websocket.Conn) bool // answers for the next beginnings of a session
+	failReads           int
 	mute                bool
 	down                bool
 	identifies, resumes int // sessions that began, and went on
@@ -149,6 +151,26 @@ func (s *Discord) FailNext(status int, after float64) {
 // CutNext takes the next message and breaks the connection before it answers.
 func (s *Discord) CutNext() { s.mu.Lock(); defer s.mu.Unlock(); s.fail = append(s.fail, nil) }
 
+// ReconnectNext answers the next beginning of a session with a request to reconnect.
+func (s *Discord) ReconnectNext() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.greet = append(s.greet, func(c *websocket.Conn) bool { return c.WriteJSON(map[string]any{"op": 7}) == nil })
+}
+
+// CloseNext answers the next beginning of a session with a close.
+func (s *Discord) CloseNext(code int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.greet = append(s.greet, func(c *websocket.Conn) bool {
+		_ = c.WriteMessage(websocket.CloseMessage, websocket.FormatCloseMessage(code, "no"))
+		return false
+	})
+}
+
+// FailReads makes the next n readings of a conversation fail.
+func (s *Discord) FailReads(n int) { s.mu.Lock(); defer s.mu.Unlock(); s.failReads = n }
+
 // Sent is what the bot sent.
 func (s *Discord) Sent() []Sent {
 	s.mu.Lock()
@@ -205,6 +227,11 @@ func (s *Discord) list(w http.ResponseWriter, r *http.Request, chat string) {
 	limit, _ := strconv.Atoi(r.URL.Query().Get("limit"))
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.failReads > 0 {
+		s.failReads--
+		w.WriteHeader(http.StatusBadGateway)
+		return
+	}
 	out := []map[string]any{}
 	for _, m := range s.chats[chat] {
 		if id, _ := strconv.ParseInt(m["id"].(string), 10, 64); id > after && len(out) < limit {
@@ -281,7 +308,10 @@ func (s *Discord) gateway(w http.ResponseWriter, r *http.Request) {
 			Op int `json:"op"`
 			D  json.RawMessage
 		}
-		if c.ReadJSON(&p) != nil {
+		if err := c.ReadJSON(&p); err != nil {
+			if websocket.IsCloseError(err, websocket.CloseNormalClosure, websocket.CloseGoingAway) {
+				s.Forget() // as Discord does
+			}
 			return
 		}
 		if !s.frame(c, p.Op, p.D) {
@@ -307,6 +337,11 @@ func (s *Discord) frame(c *websocket.Conn, op int, d json.RawMessage) bool {
 			return false
 		}
 		s.identifies++
+		if len(s.greet) > 0 {
+			greet := s.greet[0]
+			s.greet = s.greet[1:]
+			return greet(c)
+		}
 		s.session, s.seq, s.log, s.conn = fmt.Sprint("session-", s.identifies), 0, nil, c
 		s.dispatch("READY", map[string]any{"v": 9, "session_id": s.session, "user": map[string]any{"id": "1", "username": "bot", "bot": true}})
 	case 6:

@@ -35,10 +35,16 @@ const (
 	maxQueued   = 512 // events that wait to be stored
 	gapPage     = 100
 	nonceLength = 25 // CHAN-10
+	maxBusy     = 16 // senders whose events are being stored at once
+	stuckAfter  = 2 * time.Second
+	closeResume = 4000 // a close after which a session can be resumed
 )
 
-// Conversation is a linked account's, with the newest message that is stored.
-type Conversation struct{ Chat, Last string }
+// IdentifyPause is the least time between two new sessions: https://discord.com/developers/docs/events/gateway#rate-limiting.
+const IdentifyPause = 5 * time.Second
+
+// Conversation is a linked account's, with the newest message that is stored or was refused. Chat is "" where the bot has not met it yet.
+type Conversation struct{ User, Chat, Last string }
 
 // Adapter is the channels.Network of Discord.
 type Adapter struct {
@@ -48,6 +54,7 @@ type Adapter struct {
 	Conversations func(ctx context.Context, bot string) ([]Conversation, error)
 	Log           *slog.Logger
 	Dead          time.Duration // without an acknowledged heartbeat; 0: deadAfter
+	Open          time.Duration // until a session has begun; 0: openTimeout
 }
 
 // Repeatable implements channels.Repeatable: a nonce is enforced.
@@ -156,7 +163,8 @@ func meaning(err error) error {
 	return nil
 }
 
-// Connect implements channels.Connector. A connection that is lost is resumed a few times; then it is the bot's turn.
+// Connect implements channels.Connector. A connection that is lost is resumed a few times; then it is the bot's turn. Only a session can be
+// resumed: where none begins, Connect ends, and identifying again is the bot's turn too.
 func (a *Adapter) Connect(ctx context.Context, c channels.Credentials, b channels.Bot, take channels.Take) error {
 	s, err := a.session(c)
 	if err != nil {
@@ -169,13 +177,14 @@ func (a *Adapter) Connect(ctx context.Context, c channels.Credentials, b channel
 	s.AddHandler(func(_ *discordgo.Session, m *discordgo.MessageCreate) {
 		select {
 		case events <- m.Message:
-		case <-ctx.Done():
+		default: // the reader must not wait: it reads heartbeats too. What is dropped is in a gap that is read
+			signal(ready)
 		}
 	})
 	s.AddHandler(func(*discordgo.Session, *discordgo.Disconnect) { signal(down) })
 	s.AddHandler(func(*discordgo.Session, *discordgo.Ready) { signal(ready) })
 	conns := &dialed{}
-	s.Dialer = &websocket.Dialer{HandshakeTimeout: openTimeout, NetDialContext: conns.dial}
+	s.Dialer = &websocket.Dialer{HandshakeTimeout: openTimeout, NetDialContext: conns.dial, Proxy: http.ProxyFromEnvironment}
 	defer context.AfterFunc(ctx, conns.close)()
 	var wg sync.WaitGroup
 	wg.Add(1)
@@ -185,15 +194,23 @@ func (a *Adapter) Connect(ctx context.Context, c channels.Credentials, b channel
 	}()
 	defer wg.Wait()
 	defer cancel()
-	for failed := 0; ctx.Err() == nil && failed < maxResumes; {
+	for failed, session := 0, false; ctx.Err() == nil && failed < maxResumes; {
 		began := time.Now()
+		select {
+		case <-down: // said of an earlier connection
+		default:
+		}
 		if err = a.open(ctx, s, conns); err == nil {
+			session = true
 			err = a.watch(ctx, s, down)
-			_ = s.Close()
-			select {
-			case <-down: // said of the connection that is closed
-			default:
+			if ctx.Err() == nil {
+				conns.close()                    // below the library, which would say good-bye and wait
+				_ = s.CloseWithCode(closeResume) // a normal close would end the session
+			} else {
+				_ = s.Close()
 			}
+		} else if !session || errors.Is(err, errStuck) || channels.IsHopeless(err) {
+			return err
 		}
 		if failed++; time.Since(began) > 2*time.Minute {
 			failed = 0
@@ -217,36 +234,82 @@ func signal(c chan struct{}) {
 type dialed struct {
 	mu   sync.Mutex
 	conn net.Conn
+	shut bool
 }
 
 func (d *dialed) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	conn, err := (&net.Dialer{Timeout: openTimeout}).DialContext(ctx, network, address)
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if err == nil && d.shut {
+		_ = conn.Close()
+		return nil, net.ErrClosed
+	}
 	d.conn = conn
 	return conn, err
 }
 
-func (d *dialed) close() {
+func (d *dialed) close() { d.set(true) }
+
+// set closes the present connection, and refuses or allows new ones.
+func (d *dialed) set(shut bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.conn != nil {
+	if d.shut = shut; d.conn != nil {
 		_ = d.conn.Close()
 	}
 }
 
+// errStuck says that the library does not come back. Its session is given up with its goroutine: a request to reconnect that comes before the
+// first event has it wait for a lock that it holds itself.
+var errStuck = errors.New("the gateway of Discord did not open in time")
+
 // open connects and identifies or resumes; the library knows no deadline for that.
 func (a *Adapter) open(ctx context.Context, s *discordgo.Session, conns *dialed) error {
-	late := time.AfterFunc(openTimeout, conns.close)
+	conns.set(false)
+	opened := make(chan error, 1)
+	go func() { opened <- s.Open() }() // ends when its connection is closed, unless it is stuck
+	late := time.NewTimer(cmp.Or(a.Open, openTimeout))
 	defer late.Stop()
-	if err := s.Open(); err != nil {
-		if ctx.Err() != nil {
-			return nil
+	var err error
+	select {
+	case err = <-opened:
+	case <-late.C:
+		conns.close()
+		err = wait(opened)
+	case <-ctx.Done():
+		conns.close()
+		err = wait(opened)
+	}
+	var closed *websocket.CloseError
+	switch {
+	case ctx.Err() != nil:
+		if err == nil {
+			_ = s.Close()
 		}
+		return errStuck
+	case errors.As(err, &closed) && hopeless[closed.Code]:
+		return channels.Hopeless("Discord closed the connection with code %d: the bot's settings at Discord have to be changed", closed.Code)
+	case err != nil && !errors.Is(err, errStuck):
 		return errors.New("the gateway of Discord did not open") // the cause may hold addresses with tokens
 	}
-	return nil
+	return err
 }
+
+// wait gives the library a moment to notice that its connection is closed.
+func wait(opened chan error) error {
+	t := time.NewTimer(stuckAfter)
+	defer t.Stop()
+	select {
+	case err := <-opened:
+		return err
+	case <-t.C:
+		return errStuck
+	}
+}
+
+// hopeless are closes that come again with the same settings: https://discord.com/developers/docs/topics/opcodes-and-status-codes#gateway-gateway-close-event-codes
+var hopeless = map[int]bool{4004: true, 4010: true, 4011: true, 4012: true, 4013: true, 4014: true}
 
 // watch returns when the connection is over, or dead.
 func (a *Adapter) watch(ctx context.Context, s *discordgo.Session, down chan struct{}) error {
@@ -270,18 +333,95 @@ func (a *Adapter) watch(ctx context.Context, s *discordgo.Session, down chan str
 	}
 }
 
-// store takes events in their order. A new session begins with what was written before it.
+// store takes events, those of one conversation in their order. A new session begins with what was written before it.
 func (a *Adapter) store(ctx context.Context, s *discordgo.Session, c channels.Credentials, b channels.Bot, events chan *discordgo.Message, ready chan struct{}, take channels.Take) {
+	lanes := &lanes{busy: make(chan struct{}, maxBusy), of: map[string][]func(){}}
+	defer lanes.wg.Wait()
+	var m *discordgo.Message
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ready:
-			a.gap(ctx, s, c, b, take)
-		case m := <-events:
-			a.one(ctx, c, m, take)
+			m = nil
+		case m = <-events:
+			select {
+			case <-ready: // it is of the new session
+			default:
+				a.enter(ctx, lanes, c, m, take)
+				continue
+			}
+		}
+		a.gaps(ctx, s, c, b, lanes, take)
+		if m != nil {
+			a.enter(ctx, lanes, c, m, take)
 		}
 	}
+}
+
+func (a *Adapter) enter(ctx context.Context, l *lanes, c channels.Credentials, m *discordgo.Message, take channels.Take) {
+	if m != nil && m.Author != nil {
+		l.add(ctx, m.Author.ID, func() { a.one(ctx, c, m, take) })
+	}
+}
+
+// lanes do the work of each sender in its order, and that of some at once: nobody waits for the agent of another.
+type lanes struct {
+	mu   sync.Mutex
+	of   map[string][]func() // by sender; the first is being done
+	n    int
+	busy chan struct{}
+	wg   sync.WaitGroup
+}
+
+// add waits where too much is to be done.
+func (l *lanes) add(ctx context.Context, key string, do func()) {
+	for l.depth() >= maxQueued {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(retryPause / 20):
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.n++
+	if l.of[key] = append(l.of[key], do); len(l.of[key]) > 1 {
+		return
+	}
+	l.wg.Add(1)
+	go func() { // ends when nothing is left to do for this sender; what is done ends with ctx
+		defer l.wg.Done()
+		for l.next(ctx, key) {
+		}
+	}()
+}
+
+func (l *lanes) depth() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.n
+}
+
+// next does the first thing of a sender and says whether there is more.
+func (l *lanes) next(ctx context.Context, key string) bool {
+	l.mu.Lock()
+	do := l.of[key][0]
+	l.mu.Unlock()
+	select {
+	case l.busy <- struct{}{}:
+		do()
+		<-l.busy
+	case <-ctx.Done():
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.n--
+	if l.of[key] = l.of[key][1:]; len(l.of[key]) == 0 {
+		delete(l.of, key)
+		return false
+	}
+	return true
 }
 
 // one takes one message until it is stored.
@@ -304,10 +444,14 @@ func (a *Adapter) one(ctx context.Context, c channels.Credentials, m *discordgo.
 			}
 			return
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(retryPause):
-		}
+		pause(ctx, retryPause)
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
 	}
 }
 
@@ -329,34 +473,56 @@ func text(m *discordgo.Message) string {
 	return out
 }
 
-// gap reads what linked accounts wrote while there was no session. What is stored already is known by its id.
-func (a *Adapter) gap(ctx context.Context, s *discordgo.Session, c channels.Credentials, b channels.Bot, take channels.Take) {
-	all, err := a.Conversations(ctx, b.ID)
-	if err != nil {
-		a.Log.Warn("conversations could not be listed", "bot", b.ID, "err", err)
+// gaps begins to read what linked accounts wrote while there was no session. Events that come meanwhile wait behind it.
+func (a *Adapter) gaps(ctx context.Context, s *discordgo.Session, c channels.Credentials, b channels.Bot, l *lanes, take channels.Take) {
+	for ctx.Err() == nil {
+		all, err := a.Conversations(ctx, b.ID)
+		if err != nil {
+			a.Log.Warn("conversations could not be listed", "bot", b.ID, "err", err)
+			pause(ctx, retryPause)
+			continue
+		}
+		for _, conv := range all {
+			l.add(ctx, conv.User, func() { a.gap(ctx, s, c, conv, take) })
+		}
 		return
 	}
-	for _, conv := range all {
-		for after := conv.Last; ctx.Err() == nil; {
-			msgs, err := s.ChannelMessages(conv.Chat, gapPage, "", after, "", discordgo.WithContext(ctx))
-			if err != nil {
-				var limited *discordgo.RateLimitError
-				if !errors.As(err, &limited) {
-					break // the next session finds it again
-				}
-				select {
-				case <-ctx.Done():
-				case <-time.After(min(limited.RetryAfter, time.Minute)):
-				}
+}
+
+// gap reads one conversation from its newest stored message on. What is stored already is known by its id.
+func (a *Adapter) gap(ctx context.Context, s *discordgo.Session, c channels.Credentials, conv Conversation, take channels.Take) {
+	for tries := 1; ctx.Err() == nil; tries++ {
+		chat, err := conv.Chat, error(nil)
+		if chat == "" { // the binding has moved to this bot
+			var ch *discordgo.Channel
+			if ch, err = s.UserChannelCreate(conv.User, discordgo.WithContext(ctx)); err == nil {
+				chat = ch.ID
+			}
+		}
+		var msgs []*discordgo.Message
+		if err == nil {
+			msgs, err = s.ChannelMessages(chat, gapPage, "", conv.Last, "", discordgo.WithContext(ctx))
+		}
+		if err != nil {
+			var known *channels.Error
+			if errors.As(meaning(err), &known) && known.Fate == channels.Refused {
+				a.Log.Warn("a conversation cannot be read", "user", conv.User, "err", known)
+				return
+			}
+			_, after := channels.FateOf(meaning(err))
+			pause(ctx, min(max(after, time.Duration(tries)*retryPause), time.Minute))
+			continue
+		}
+		tries = 0
+		for i := len(msgs) - 1; i >= 0; i-- { // newest first, as Discord lists them
+			if msgs[i] == nil {
 				continue
 			}
-			for i := len(msgs) - 1; i >= 0; i-- { // newest first, as Discord lists them
-				a.one(ctx, c, msgs[i], take)
-				after = msgs[i].ID
-			}
-			if len(msgs) < gapPage {
-				break
-			}
+			a.one(ctx, c, msgs[i], take)
+			conv.Last = msgs[i].ID
+		}
+		if len(msgs) < gapPage {
+			return
 		}
 	}
 }
@@ -365,6 +531,14 @@ func (a *Adapter) gap(ctx context.Context, s *discordgo.Session, c channels.Cred
 func Snowflake(at time.Time) string {
 	const epoch = 1420070400000
 	return fmt.Sprint(max(at.UnixMilli()-epoch, 0) << 22)
+}
+
+// Later is the later of two message ids.
+func Later(a, b string) string {
+	if len(b) > len(a) || len(b) == len(a) && b > a {
+		return b
+	}
+	return a
 }
 
 // Quiet keeps the library from logging: its logger is a global of the process, and prints addresses.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -91,7 +92,7 @@ func none() []Conversation { return nil }
 func TestCHAN_13_AConnectionThatIsLost(t *testing.T) {
 	s := channelstest.StartDiscord(t, token)
 	var first string
-	b := connect(t, s, 2*time.Second, func() []Conversation { return []Conversation{{"97", first}} })
+	b := connect(t, s, 2*time.Second, func() []Conversation { return []Conversation{{"7", "97", first}} })
 	first = s.Say("7", "ann", "one")
 	until(t, "it is taken", func() bool { return b.texts() == "one" })
 	s.Drop()
@@ -176,4 +177,88 @@ func TestCHAN_10_ANonceMakesASendRepeatable(t *testing.T) {
 			t.Errorf("%d: %v after %v", tt.status, err, after)
 		}
 	}
+}
+
+// TestCHAN_13_AGapThatCannotBeRead: it is read once it can be, before what is written meanwhile; the others do not wait for it.
+func TestCHAN_13_AGapThatCannotBeRead(t *testing.T) {
+	s := channelstest.StartDiscord(t, token)
+	var first atomic.Value
+	first.Store("")
+	b := connect(t, s, 0, func() []Conversation {
+		if first.Load() == "" {
+			return nil
+		}
+		return []Conversation{{"7", "", first.Load().(string)}}
+	})
+	id := s.Say("7", "ann", "one")
+	until(t, "it is taken", func() bool { return b.texts() == "one" })
+	first.Store(id)
+	s.Down(true)
+	s.Drop()
+	s.Forget()
+	s.Say("7", "ann", "two")
+	s.FailReads(3)
+	s.Down(false)
+	until(t, "there is a new session", s.Connected)
+	s.Say("7", "ann", "three")
+	s.Say("8", "bob", "hello")
+	until(t, "the other one is heard", func() bool { return strings.Contains(b.texts(), "hello") })
+	until(t, "the gap is read", func() bool { return strings.HasSuffix(strings.ReplaceAll(b.texts(), ",hello", ""), "one,two,three") })
+}
+
+// TestCHAN_13_AGatewayThatDoesNotBegin: the library waits for ever where it is asked to reconnect at once; a close that will come again is not
+// tried again and again.
+func TestCHAN_13_AGatewayThatDoesNotBegin(t *testing.T) {
+	s := channelstest.StartDiscord(t, token)
+	Quiet()
+	a := adapter(s)
+	a.Conversations, a.Open = func(context.Context, string) ([]Conversation, error) { return nil, nil }, time.Second
+	run := func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		err := a.Connect(ctx, agent.NewSecret(token), channels.Bot{ID: "b"}, (&bot{}).take)
+		if ctx.Err() != nil {
+			t.Error("it did not come back by itself")
+		}
+		return err
+	}
+	s.ReconnectNext()
+	if err := run(); err == nil || channels.IsHopeless(err) {
+		t.Error(err)
+	}
+	s.CloseNext(4014)
+	if err := run(); !channels.IsHopeless(err) || strings.Contains(err.Error(), token) {
+		t.Error(err)
+	}
+	s.CloseNext(4000)
+	if err := run(); err == nil || channels.IsHopeless(err) {
+		t.Error(err)
+	}
+	if n, _ := s.Sessions(); n != 3 {
+		t.Errorf("%d identifies", n)
+	}
+}
+
+// TestCHAN_3_OneWhoIsStuckHoldsUpNobody: everybody's messages are in order, and nobody waits for another.
+func TestCHAN_3_OneWhoIsStuckHoldsUpNobody(t *testing.T) {
+	l := &lanes{busy: make(chan struct{}, maxBusy), of: map[string][]func(){}}
+	ctx, cancel := context.WithCancel(t.Context())
+	free, got := make(chan struct{}), make(chan string, 10)
+	l.add(ctx, "a", func() { <-free; got <- "a1" })
+	l.add(ctx, "a", func() { got <- "a2" })
+	l.add(ctx, "b", func() { got <- "b1" })
+	if x := <-got; x != "b1" {
+		t.Error(x)
+	}
+	close(free)
+	if x, y := <-got, <-got; x != "a1" || y != "a2" {
+		t.Error(x, y)
+	}
+	l.wg.Wait()
+	if len(l.of) != 0 || l.n != 0 {
+		t.Errorf("%v, %d", l.of, l.n)
+	}
+	cancel()
+	l.add(ctx, "c", func() {})
+	l.wg.Wait()
 }

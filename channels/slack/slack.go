@@ -21,7 +21,8 @@ const (
 	maxText      = 3900             // CHAN-8; https://docs.slack.dev/reference/methods/chat.postMessage names 4000
 	pingInterval = 30 * time.Second // Slack pings every few seconds
 	callTimeout  = 15 * time.Second
-	maxNames     = 4096 // people whose names are remembered
+	nameTimeout  = 2 * time.Second // Slack waits three for the answer to an event
+	maxNames     = 4096            // people whose names are remembered
 )
 
 // Credentials of an app, as the agent's configuration holds them.
@@ -102,11 +103,13 @@ func (a *Adapter) Send(ctx context.Context, c channels.Credentials, to channels.
 		return channels.Failed(channels.Later, limited.RetryAfter, "Slack limits this app")
 	case errors.As(err, &refused):
 		switch refused.Err {
-		case "ratelimited", "internal_error", "fatal_error", "service_unavailable", "team_added_to_org", "invalid_auth", "not_authed", "token_expired", "account_inactive", "token_revoked":
+		case "internal_error", "fatal_error": // "some aspect of the operation may have succeeded"
+			return errors.New("Slack answered " + refused.Err)
+		case "ratelimited", "service_unavailable", "team_added_to_org", "invalid_auth", "not_authed", "token_expired", "account_inactive", "token_revoked":
 			return channels.Failed(channels.Later, 0, "Slack answered %s", refused.Err)
 		}
 		return channels.Failed(channels.Refused, 0, "Slack answered %s", refused.Err)
-	case errors.As(err, &status) && status.Code >= 500:
+	case errors.As(err, &status) && (status.Code >= 500 || status.Code == http.StatusTooManyRequests || status.Code == http.StatusRequestTimeout):
 		return channels.Failed(channels.Later, 0, "Slack answered %d", status.Code)
 	case errors.As(err, &status):
 		return channels.Failed(channels.Refused, 0, "Slack answered %d", status.Code)
@@ -166,6 +169,8 @@ type envelope struct {
 		User    string `json:"user"`
 		Bot     string `json:"bot_id"`
 		Text    string `json:"text"`
+		TS      string `json:"ts"`
+		Thread  string `json:"thread_ts"`
 		Files   []struct {
 			Name string `json:"name"`
 		} `json:"files"`
@@ -206,7 +211,7 @@ func (a *Adapter) Receive(ctx context.Context, c channels.Credentials, body []by
 		return nil // a shape that is not known will not become one
 	}
 	m := &e.Event
-	if e.Type != "event_callback" || m.Type != "message" || m.Kind != "im" || m.User == "" || m.Bot != "" || m.Subtype != "" && m.Subtype != "file_share" { // CHAN-4
+	if e.Type != "event_callback" || m.Type != "message" || m.Kind != "im" || m.User == "" || m.Bot != "" || m.Subtype != "" && m.Subtype != "file_share" || m.Thread != "" && m.Thread != m.TS { // CHAN-4
 		return nil
 	}
 	text := html.UnescapeString(m.Text)
@@ -238,11 +243,11 @@ func (a *Adapter) name(ctx context.Context, c channels.Credentials, team, user s
 	if err != nil {
 		return user
 	}
-	call, cancel := context.WithTimeout(ctx, callTimeout)
+	call, cancel := context.WithTimeout(ctx, nameTimeout)
 	defer cancel()
 	got, err := a.api(cred).GetUserInfoContext(call, user)
 	if err != nil {
-		return user
+		got = &slack.User{} // asked again when the names are forgotten
 	}
 	for _, n := range []string{got.Profile.DisplayName, got.RealName, got.Name, user} {
 		if n != "" {

@@ -23,6 +23,8 @@ import (
 const (
 	maxText   = 4096 // https://developers.facebook.com/docs/whatsapp/cloud-api/reference/messages#text-object
 	maxAnswer = 1 << 20
+	// answerTimeout bounds an answer that is given while WhatsApp waits for the end of its call.
+	answerTimeout = 3 * time.Second
 	// BaseURL is where the Graph API is, Version the one that is used where an agent names none.
 	BaseURL = "https://graph.facebook.com"
 	Version = "v23.0"
@@ -222,7 +224,9 @@ func (a *Adapter) Receive(ctx context.Context, c channels.Credentials, body []by
 					return err
 				}
 				if answer != "" {
-					_ = a.Send(ctx, c, channels.Address{User: m.From}, answer, "") // a hint that is lost comes with the next message
+					call, cancel := context.WithTimeout(ctx, answerTimeout)
+					_ = a.Send(call, c, channels.Address{User: m.From}, answer, "") // a hint that is lost comes with the next message
+					cancel()
 				}
 			}
 			for _, s := range v.Statuses {

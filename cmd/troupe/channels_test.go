@@ -234,6 +234,57 @@ func TestCHAN_10_PartsInOrderAndTheirFate(t *testing.T) {
 	})
 }
 
+// TestCHAN_10_NoPartIsLostOnTheWay: a node that stops, and a store that is away for longer than a lease, while a long reply is being sent.
+func TestCHAN_10_NoPartIsLostOnTheWay(t *testing.T) {
+	srv := startRedisFor(t)
+	s := channelstest.StartTelegram(t, telegramToken)
+	cfg := testConfig(t)
+	cfg.RedisURL = srv.URL()
+	p := startProcess(t, cfg, "TROUPE_LEASE_TTL=2s", "TROUPE_SANDBOX=off", "TROUPE_TELEGRAM_URL="+s.URL)
+	w := p.world(cfg)
+	id := w.linked(s, nil)
+	w.told(s, 1)
+	whole := func(from int) {
+		t.Helper()
+		w.until("the reply is delivered", func() bool {
+			all := allMessages(w, id)
+			m := all[len(all)-1]
+			return m["role"] == "assistant" && m["status"] == "delivered"
+		})
+		all := allMessages(w, id)
+		length := 0
+		for _, x := range s.Sent()[from:] {
+			length += len(x.Text)
+		}
+		if text, _ := all[len(all)-1]["content"].(string); length < len(text)-100 || length > len(text) || all[len(all)-1]["metadata"] != nil {
+			t.Errorf("%d of %d characters arrived, %v", length, len(text), all[len(all)-1]["metadata"])
+		}
+	}
+	s.Say(ann, "ann", "!say start\n!tokens 6000") // 24,000 characters: more parts than may be sent at once
+	w.told(s, 4)
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.cmd.Wait(); err != nil {
+		t.Errorf("the node ended with %v", err)
+	}
+	p.up()
+	w = p.world(cfg)
+	whole(1)
+
+	n := len(s.Sent())
+	s.Say(ann, "ann", "!say again\n!tokens 6000")
+	w.told(s, n+3)
+	if err := syscall.Kill(srv.Pid(), syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(5 * time.Second) // longer than the lease, and than a word of an activation to itself is kept
+	if err := syscall.Kill(srv.Pid(), syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	whole(n)
+}
+
 // TestCHAN_12_CredentialsComeAndGo: clearing a token ends the connection and keeps the binding; setting one revives it (CFG-7).
 func TestCHAN_12_CredentialsComeAndGo(t *testing.T) {
 	s := channelstest.StartTelegram(t, telegramToken)

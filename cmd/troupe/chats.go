@@ -140,10 +140,10 @@ func (c *chats) conversations(ctx context.Context, bot string) (out []discord.Co
 			return nil, err
 		}
 		b := s.Binding(agent.ChannelDiscord)
-		if b == nil || b.Bot != bot || b.Chat == "" {
+		if b == nil || b.Bot != bot {
 			continue
 		}
-		conv := discord.Conversation{Chat: b.Chat, Last: discord.Snowflake(time.UnixMilli(b.CreatedMS))}
+		conv := discord.Conversation{User: b.User, Chat: b.Chat, Last: discord.Snowflake(time.UnixMilli(b.CreatedMS))}
 		msgs, _, err := c.n.st.List(ctx, u.Agent, agent.Page{Desc: true, Limit: 10, Party: b.ID, Role: agent.RoleUser})
 		if err != nil {
 			return nil, err
@@ -159,6 +159,11 @@ func (c *chats) conversations(ctx context.Context, bot string) (out []discord.Co
 				break
 			}
 		}
+		refused, err := c.n.st.Route(ctx, agent.RouteRefused, agent.ChatRoute(bot, b.User))
+		if err != nil {
+			return nil, err
+		}
+		conv.Last = discord.Later(conv.Last, string(refused))
 		out = append(out, conv)
 	}
 	return out, nil

@@ -23,6 +23,8 @@ import (
 	"troupe/actors/botgrain"
 	"troupe/actors/clockgrain"
 	"troupe/actors/fault"
+	"troupe/channels"
+	"troupe/channels/discord"
 	"troupe/channels/webhook"
 	"troupe/cluster/member"
 	"troupe/http/auth"
@@ -224,6 +226,7 @@ func (n *node) join(set agent.Settings) error {
 		Failed: func(kind, identity string, reason any) { n.metrics.restarts.WithLabelValues(kind).Inc() }},
 		cluster.NewKind(agentclient.Kind, agentgrain.Props(deps)),
 		cluster.NewKind(agent.KindBot, botgrain.Props(&botgrain.Deps{Store: n.st, Open: n.chats.open, Shared: n.chats.shared, SharedToken: n.chats.token, Connected: n.metrics.Connected, Log: n.log,
+			Hopeless: channels.IsHopeless, Pause: map[agent.Channel]time.Duration{agent.ChannelDiscord: discord.IdentifyPause},
 			Unseal: func(id agent.ID, slot, sealed string) (agent.Secret, error) {
 				clear, err := n.box.Open(string(id), slot, sealed)
 				return agent.NewSecret(clear), err

@@ -100,9 +100,12 @@ func (s *Store) Route(ctx context.Context, kind, id string) (agent.ID, error) {
 }
 
 // DropRoute implements agent.Routes.
-func (s *Store) DropRoute(ctx context.Context, kind, id string) error {
-	return s.put(ctx, redis.NewIntCmd(ctx, "del", routeKey(kind, id)))
+func (s *Store) DropRoute(ctx context.Context, kind, id string, of agent.ID) error {
+	_, err := s.script(ctx, shardOf(of), leaveScript, []string{routeKey(kind, id)}, []any{string(of)})
+	return err
 }
+
+var leaveScript = load("leave")
 
 // Fired implements agent.Records.
 func (s *Store) Fired(ctx context.Context, id agent.ID, triggers ...string) ([]agent.Fired, error) {

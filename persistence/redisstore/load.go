@@ -127,8 +127,8 @@ func (s *Store) Purge(ctx context.Context, id agent.ID) error {
 	if err != nil {
 		return storeErr(err)
 	}
-	for _, id := range triggers {
-		if err := s.DropRoute(ctx, agent.RecordTrigger, id); err != nil {
+	for _, trigger := range triggers {
+		if err := s.DropRoute(ctx, agent.RecordTrigger, trigger, id); err != nil {
 			return err
 		}
 	}

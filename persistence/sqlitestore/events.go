@@ -81,9 +81,9 @@ func (s *Store) Route(ctx context.Context, kind, id string) (to agent.ID, err er
 }
 
 // DropRoute implements agent.Routes.
-func (s *Store) DropRoute(ctx context.Context, kind, id string) error {
+func (s *Store) DropRoute(ctx context.Context, kind, id string, of agent.ID) error {
 	return s.write(ctx, func(t *tx) error {
-		t.exec(`DELETE FROM route WHERE kind=? AND id=?`, kind, id)
+		t.exec(`DELETE FROM route WHERE kind=? AND id=? AND agent=?`, kind, id, string(of))
 		return nil
 	})
 }

@@ -206,7 +206,11 @@ func testTriggers(t *testing.T, k *kit) {
 	if fired[0] != (agent.Fired{}) || fired[1] != (agent.Fired{Count: 1, LastMS: got.CreatedMS}) {
 		t.Errorf("%+v", fired)
 	}
-	k.must(k.s.DropRoute(k.ctx, "trigger", trigger))
+	k.must(k.s.DropRoute(k.ctx, "trigger", trigger, k.agent(1)))
+	if to, err := k.s.Route(k.ctx, "trigger", trigger); err != nil || to != id {
+		t.Errorf("another agent dropped the route: it leads to %q, %v", to, err)
+	}
+	k.must(k.s.DropRoute(k.ctx, "trigger", trigger, id))
 	if to, err := k.s.Route(k.ctx, "trigger", trigger); err != nil || to != "" {
 		t.Errorf("a dropped route leads to %q, %v", to, err)
 	}
