@@ -189,7 +189,7 @@ func (in *Intake) redeem(ctx context.Context, channel agent.Channel, bot string,
 
 // passed notes an event that was refused, for a network whose gaps are read: its sender was told, so it must not be delivered by a later gap.
 func (in *Intake) passed(ctx context.Context, channel agent.Channel, bot string, e Event) {
-	if channel != agent.ChannelDiscord {
+	if channel != agent.ChannelDiscord && channel != agent.ChannelSlack {
 		return
 	}
 	if err := in.Store.PutRoute(ctx, agent.RouteRefused, agent.ChatRoute(bot, e.User), agent.ID(e.ID)); err != nil {

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -31,11 +33,14 @@ type Slack struct {
 	sent   []Sent
 	fail   []func(w http.ResponseWriter)
 	opened int
+	chats  map[string][]map[string]any
+
+	failReads int
 }
 
 // StartSlack starts a server.
 func StartSlack(t testing.TB, bot, app, secret string) *Slack {
-	s := &Slack{t: t, bot: bot, app: app, Secret: secret, open: map[string]map[string]any{}}
+	s := &Slack{t: t, bot: bot, app: app, Secret: secret, open: map[string]map[string]any{}, chats: map[string][]map[string]any{}}
 	srv := httptest.NewServer(s)
 	s.URL, s.ws = srv.URL+"/api/", "ws"+strings.TrimPrefix(srv.URL, "http")+"/link"
 	t.Cleanup(func() { s.Drop(); srv.CloseClientConnections(); srv.Close() })
@@ -44,7 +49,43 @@ func StartSlack(t testing.TB, bot, app, secret string) *Slack {
 
 // Event is a message in a conversation with the app.
 func (s *Slack) Event(id, user, text string) map[string]any {
-	return map[string]any{"type": "event_callback", "team_id": "T1", "event_id": id, "event_time": 1786266150, "event": map[string]any{"type": "message", "channel_type": "im", "channel": "D" + user, "user": user, "text": text}}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seq++
+	now := time.Now()
+	m := map[string]any{"type": "message", "channel_type": "im", "channel": "D" + user, "user": user, "text": text, "ts": fmt.Sprintf("%d.%06d", now.Unix(), now.Nanosecond()/1000)}
+	s.chats["D"+user] = append(s.chats["D"+user], m)
+	return map[string]any{"type": "event_callback", "team_id": "T1", "event_id": id, "event_time": now.Unix(), "event": m}
+}
+
+// Miss is a message whose event Slack has given up.
+func (s *Slack) Miss(user, text string) { s.Event("EvMissed", user, text) }
+
+// FailReads makes the next n readings of a conversation fail.
+func (s *Slack) FailReads(n int) { s.mu.Lock(); defer s.mu.Unlock(); s.failReads = n }
+
+func (s *Slack) history(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failReads > 0 {
+		s.failReads--
+		w.WriteHeader(http.StatusBadGateway)
+		return
+	}
+	var found []map[string]any
+	for _, m := range slices.Backward(s.chats[r.FormValue("channel")]) {
+		if ts, _ := m["ts"].(string); ts > r.FormValue("oldest") {
+			found = append(found, m)
+		}
+	}
+	from, _ := strconv.Atoi(r.FormValue("cursor"))
+	const page = 2 // Slack may give less than is asked for
+	end := min(from+page, len(found))
+	out := map[string]any{"ok": true, "messages": found[min(from, end):end], "has_more": end < len(found)}
+	if end < len(found) {
+		out["response_metadata"] = map[string]any{"next_cursor": strconv.Itoa(end)}
+	}
+	_ = json.NewEncoder(w).Encode(out)
 }
 
 // Say sends an event by Socket Mode.
@@ -167,6 +208,8 @@ func (s *Slack) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(map[string]any{"ok": false, "error": "invalid_auth"})
 	case method == "users.info":
 		answer(map[string]any{"ok": true, "user": map[string]any{"id": r.FormValue("user"), "name": "ann", "profile": map[string]any{"display_name": "Ann"}}})
+	case method == "conversations.history":
+		s.history(w, r)
 	case method == "chat.postMessage":
 		s.mu.Lock()
 		defer s.mu.Unlock()

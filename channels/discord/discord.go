@@ -43,15 +43,12 @@ const (
 // IdentifyPause is the least time between two new sessions: https://discord.com/developers/docs/events/gateway#rate-limiting.
 const IdentifyPause = 5 * time.Second
 
-// Conversation is a linked account's, with the newest message that is stored or was refused. Chat is "" where the bot has not met it yet.
-type Conversation struct{ User, Chat, Last string }
-
 // Adapter is the channels.Network of Discord.
 type Adapter struct {
 	Base   string // of the REST API, with a slash at the end; "": Discord's
 	Client *http.Client
 	// Conversations lists those of a bot, so that a gap can be read.
-	Conversations func(ctx context.Context, bot string) ([]Conversation, error)
+	Conversations func(ctx context.Context, bot string) ([]channels.Conversation, error)
 	Log           *slog.Logger
 	Dead          time.Duration // without an acknowledged heartbeat; 0: deadAfter
 	Open          time.Duration // until a session has begun; 0: openTimeout
@@ -335,8 +332,8 @@ func (a *Adapter) watch(ctx context.Context, s *discordgo.Session, down chan str
 
 // store takes events, those of one conversation in their order. A new session begins with what was written before it.
 func (a *Adapter) store(ctx context.Context, s *discordgo.Session, c channels.Credentials, b channels.Bot, events chan *discordgo.Message, ready chan struct{}, take channels.Take) {
-	lanes := &lanes{busy: make(chan struct{}, maxBusy), of: map[string][]func(){}}
-	defer lanes.wg.Wait()
+	lanes := channels.NewLanes(maxBusy, maxQueued)
+	defer lanes.Wait()
 	var m *discordgo.Message
 	for {
 		select {
@@ -359,69 +356,10 @@ func (a *Adapter) store(ctx context.Context, s *discordgo.Session, c channels.Cr
 	}
 }
 
-func (a *Adapter) enter(ctx context.Context, l *lanes, c channels.Credentials, m *discordgo.Message, take channels.Take) {
+func (a *Adapter) enter(ctx context.Context, l *channels.Lanes, c channels.Credentials, m *discordgo.Message, take channels.Take) {
 	if m != nil && m.Author != nil {
-		l.add(ctx, m.Author.ID, func() { a.one(ctx, c, m, take) })
+		l.Add(ctx, m.Author.ID, func() { a.one(ctx, c, m, take) })
 	}
-}
-
-// lanes do the work of each sender in its order, and that of some at once: nobody waits for the agent of another.
-type lanes struct {
-	mu   sync.Mutex
-	of   map[string][]func() // by sender; the first is being done
-	n    int
-	busy chan struct{}
-	wg   sync.WaitGroup
-}
-
-// add waits where too much is to be done.
-func (l *lanes) add(ctx context.Context, key string, do func()) {
-	for l.depth() >= maxQueued {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(retryPause / 20):
-		}
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.n++
-	if l.of[key] = append(l.of[key], do); len(l.of[key]) > 1 {
-		return
-	}
-	l.wg.Add(1)
-	go func() { // ends when nothing is left to do for this sender; what is done ends with ctx
-		defer l.wg.Done()
-		for l.next(ctx, key) {
-		}
-	}()
-}
-
-func (l *lanes) depth() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.n
-}
-
-// next does the first thing of a sender and says whether there is more.
-func (l *lanes) next(ctx context.Context, key string) bool {
-	l.mu.Lock()
-	do := l.of[key][0]
-	l.mu.Unlock()
-	select {
-	case l.busy <- struct{}{}:
-		do()
-		<-l.busy
-	case <-ctx.Done():
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.n--
-	if l.of[key] = l.of[key][1:]; len(l.of[key]) == 0 {
-		delete(l.of, key)
-		return false
-	}
-	return true
 }
 
 // one takes one message until it is stored.
@@ -474,7 +412,7 @@ func text(m *discordgo.Message) string {
 }
 
 // gaps begins to read what linked accounts wrote while there was no session. Events that come meanwhile wait behind it.
-func (a *Adapter) gaps(ctx context.Context, s *discordgo.Session, c channels.Credentials, b channels.Bot, l *lanes, take channels.Take) {
+func (a *Adapter) gaps(ctx context.Context, s *discordgo.Session, c channels.Credentials, b channels.Bot, l *channels.Lanes, take channels.Take) {
 	for ctx.Err() == nil {
 		all, err := a.Conversations(ctx, b.ID)
 		if err != nil {
@@ -483,14 +421,18 @@ func (a *Adapter) gaps(ctx context.Context, s *discordgo.Session, c channels.Cre
 			continue
 		}
 		for _, conv := range all {
-			l.add(ctx, conv.User, func() { a.gap(ctx, s, c, conv, take) })
+			l.Add(ctx, conv.User, func() { a.gap(ctx, s, c, conv, take) })
 		}
 		return
 	}
 }
 
 // gap reads one conversation from its newest stored message on. What is stored already is known by its id.
-func (a *Adapter) gap(ctx context.Context, s *discordgo.Session, c channels.Credentials, conv Conversation, take channels.Take) {
+func (a *Adapter) gap(ctx context.Context, s *discordgo.Session, c channels.Credentials, conv channels.Conversation, take channels.Take) {
+	last := snowflake(conv.Since)
+	for _, id := range conv.Taken {
+		last = later(last, id)
+	}
 	for tries := 1; ctx.Err() == nil; tries++ {
 		chat, err := conv.Chat, error(nil)
 		if chat == "" { // the binding has moved to this bot
@@ -501,7 +443,7 @@ func (a *Adapter) gap(ctx context.Context, s *discordgo.Session, c channels.Cred
 		}
 		var msgs []*discordgo.Message
 		if err == nil {
-			msgs, err = s.ChannelMessages(chat, gapPage, "", conv.Last, "", discordgo.WithContext(ctx))
+			msgs, err = s.ChannelMessages(chat, gapPage, "", last, "", discordgo.WithContext(ctx))
 		}
 		if err != nil {
 			var known *channels.Error
@@ -519,7 +461,7 @@ func (a *Adapter) gap(ctx context.Context, s *discordgo.Session, c channels.Cred
 				continue
 			}
 			a.one(ctx, c, msgs[i], take)
-			conv.Last = msgs[i].ID
+			last = msgs[i].ID
 		}
 		if len(msgs) < gapPage {
 			return
@@ -527,14 +469,14 @@ func (a *Adapter) gap(ctx context.Context, s *discordgo.Session, c channels.Cred
 	}
 }
 
-// Snowflake is the least id of a message that was sent at an instant.
-func Snowflake(at time.Time) string {
+// snowflake is the least id of a message that was sent at an instant.
+func snowflake(at time.Time) string {
 	const epoch = 1420070400000
 	return fmt.Sprint(max(at.UnixMilli()-epoch, 0) << 22)
 }
 
-// Later is the later of two message ids.
-func Later(a, b string) string {
+// later is the later of two message ids.
+func later(a, b string) string {
 	if len(b) > len(a) || len(b) == len(a) && b > a {
 		return b
 	}

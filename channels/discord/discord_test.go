@@ -51,11 +51,11 @@ func (b *bot) texts() string {
 	return strings.Join(b.got, ",")
 }
 
-func connect(t *testing.T, s *channelstest.Discord, dead time.Duration, last func() []Conversation) *bot {
+func connect(t *testing.T, s *channelstest.Discord, dead time.Duration, last func() []channels.Conversation) *bot {
 	Quiet()
 	a := adapter(s)
 	a.Dead = dead
-	a.Conversations = func(context.Context, string) ([]Conversation, error) { return last(), nil }
+	a.Conversations = func(context.Context, string) ([]channels.Conversation, error) { return last(), nil }
 	ctx, cancel := context.WithCancel(context.Background())
 	b := &bot{stop: cancel, done: make(chan error, 1)}
 	go func() {
@@ -85,14 +85,16 @@ func until(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-func none() []Conversation { return nil }
+func none() []channels.Conversation { return nil }
 
 // TestCHAN_13_AConnectionThatIsLost: a session is resumed with what was missed; one that cannot be resumed begins anew, and the gap is read;
 // one that is dead is noticed by its heartbeats.
 func TestCHAN_13_AConnectionThatIsLost(t *testing.T) {
 	s := channelstest.StartDiscord(t, token)
 	var first string
-	b := connect(t, s, 2*time.Second, func() []Conversation { return []Conversation{{"7", "97", first}} })
+	b := connect(t, s, 2*time.Second, func() []channels.Conversation {
+		return []channels.Conversation{{User: "7", Chat: "97", Taken: []string{first}}}
+	})
 	first = s.Say("7", "ann", "one")
 	until(t, "it is taken", func() bool { return b.texts() == "one" })
 	s.Drop()
@@ -184,11 +186,11 @@ func TestCHAN_13_AGapThatCannotBeRead(t *testing.T) {
 	s := channelstest.StartDiscord(t, token)
 	var first atomic.Value
 	first.Store("")
-	b := connect(t, s, 0, func() []Conversation {
+	b := connect(t, s, 0, func() []channels.Conversation {
 		if first.Load() == "" {
 			return nil
 		}
-		return []Conversation{{"7", "", first.Load().(string)}}
+		return []channels.Conversation{{User: "7", Taken: []string{first.Load().(string)}}}
 	})
 	id := s.Say("7", "ann", "one")
 	until(t, "it is taken", func() bool { return b.texts() == "one" })
@@ -212,7 +214,7 @@ func TestCHAN_13_AGatewayThatDoesNotBegin(t *testing.T) {
 	s := channelstest.StartDiscord(t, token)
 	Quiet()
 	a := adapter(s)
-	a.Conversations, a.Open = func(context.Context, string) ([]Conversation, error) { return nil, nil }, time.Second
+	a.Conversations, a.Open = func(context.Context, string) ([]channels.Conversation, error) { return nil, nil }, time.Second
 	run := func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		defer cancel()
@@ -237,28 +239,4 @@ func TestCHAN_13_AGatewayThatDoesNotBegin(t *testing.T) {
 	if n, _ := s.Sessions(); n != 3 {
 		t.Errorf("%d identifies", n)
 	}
-}
-
-// TestCHAN_3_OneWhoIsStuckHoldsUpNobody: everybody's messages are in order, and nobody waits for another.
-func TestCHAN_3_OneWhoIsStuckHoldsUpNobody(t *testing.T) {
-	l := &lanes{busy: make(chan struct{}, maxBusy), of: map[string][]func(){}}
-	ctx, cancel := context.WithCancel(t.Context())
-	free, got := make(chan struct{}), make(chan string, 10)
-	l.add(ctx, "a", func() { <-free; got <- "a1" })
-	l.add(ctx, "a", func() { got <- "a2" })
-	l.add(ctx, "b", func() { got <- "b1" })
-	if x := <-got; x != "b1" {
-		t.Error(x)
-	}
-	close(free)
-	if x, y := <-got, <-got; x != "a1" || y != "a2" {
-		t.Error(x, y)
-	}
-	l.wg.Wait()
-	if len(l.of) != 0 || l.n != 0 {
-		t.Errorf("%v, %d", l.of, l.n)
-	}
-	cancel()
-	l.add(ctx, "c", func() {})
-	l.wg.Wait()
 }

@@ -5,8 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"html"
+	"log/slog"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -23,6 +26,12 @@ const (
 	callTimeout  = 15 * time.Second
 	nameTimeout  = 2 * time.Second // Slack waits three for the answer to an event
 	maxNames     = 4096            // people whose names are remembered
+	maxBusy      = 16              // senders whose events are being stored at once
+	maxQueued    = 512
+	gapPage      = 200
+	maxGap       = 50          // pages of one conversation
+	gapAfter     = time.Minute // without a connection; Slack sends again what is younger: https://docs.slack.dev/apis/events-api#retries
+	retryPause   = time.Second
 )
 
 // Credentials of an app, as the agent's configuration holds them.
@@ -42,6 +51,10 @@ func Read(c channels.Credentials) (out Credentials, err error) {
 type Adapter struct {
 	Base   string // of the Web API, with a slash at the end; "": Slack's
 	Client *http.Client
+
+	// Conversations lists those of a bot, so that a gap can be read.
+	Conversations func(ctx context.Context, bot string) ([]channels.Conversation, error)
+	Log           *slog.Logger
 
 	mu    sync.Mutex
 	names map[string]string
@@ -120,13 +133,16 @@ func (a *Adapter) Send(ctx context.Context, c channels.Credentials, to channels.
 	return errors.New("the connection to Slack failed")
 }
 
-// Connect implements channels.Connector: Socket Mode. An event is acknowledged when it is stored; Slack sends others again.
-func (a *Adapter) Connect(ctx context.Context, c channels.Credentials, _ channels.Bot, take channels.Take) error {
+// Connect implements channels.Connector: Socket Mode. An event is acknowledged when it is stored; Slack sends others again, for some minutes.
+// What is older is read from the conversations of linked accounts (CHAN-13).
+func (a *Adapter) Connect(ctx context.Context, c channels.Credentials, b channels.Bot, take channels.Take) error {
 	cred, err := Read(c)
 	if err != nil {
 		return errors.New("the credentials cannot be read")
 	}
 	ctx, cancel := context.WithCancel(ctx)
+	lanes := channels.NewLanes(maxBusy, maxQueued)
+	defer lanes.Wait()
 	defer cancel()
 	sm := socketmode.New(a.api(cred), socketmode.OptionPingInterval(pingInterval))
 	ended := make(chan struct{})
@@ -135,6 +151,7 @@ func (a *Adapter) Connect(ctx context.Context, c channels.Credentials, _ channel
 		_ = sm.RunContext(ctx)
 	}()
 	defer func() { cancel(); <-ended }()
+	var there time.Time // when the last connection was known to live
 	for {
 		select {
 		case <-ctx.Done():
@@ -142,17 +159,112 @@ func (a *Adapter) Connect(ctx context.Context, c channels.Credentials, _ channel
 		case <-ended:
 			return errors.New("the connection to Slack ended") // the cause may hold the address, which is a secret
 		case e := <-sm.Events:
-			if e.Type != socketmode.EventTypeEventsAPI || e.Request == nil {
-				continue
-			}
-			if a.Receive(ctx, c, e.Request.Payload, take) == nil {
-				ack, done := context.WithTimeout(ctx, callTimeout)
-				_ = sm.AckCtx(ack, e.Request.EnvelopeID, nil) // else it comes again, and is known by its id
-				done()
+			switch {
+			case e.Type == socketmode.EventTypeHello:
+				if time.Since(there) > gapAfter {
+					a.gaps(ctx, c, cred, b, lanes, take)
+				}
+			case e.Type == socketmode.EventTypeConnectionError: // the library would wait longer and longer
+				return errors.New("the connection to Slack failed")
+			case e.Type == socketmode.EventTypeEventsAPI && e.Request != nil:
+				there = time.Now()
+				lanes.Add(ctx, sender(e.Request.Payload), func() {
+					if a.Receive(ctx, c, e.Request.Payload, take) == nil {
+						ack, done := context.WithTimeout(ctx, callTimeout)
+						_ = sm.AckCtx(ack, e.Request.EnvelopeID, nil) // else it comes again, and is known by its id
+						done()
+					}
+				})
+			case e.Type == socketmode.EventTypeDisconnect:
+				there = time.Now()
 			}
 		}
 	}
 }
+
+func sender(body []byte) string {
+	var e envelope
+	_ = json.Unmarshal(body, &e) // what cannot be read has no sender
+	return e.Event.User
+}
+
+// gaps begins to read what linked accounts wrote while there was no connection. Events that come meanwhile wait behind it.
+func (a *Adapter) gaps(ctx context.Context, c channels.Credentials, cred Credentials, b channels.Bot, l *channels.Lanes, take channels.Take) {
+	for ctx.Err() == nil {
+		all, err := a.Conversations(ctx, b.ID)
+		if err != nil {
+			a.Log.Warn("conversations could not be listed", "bot", b.ID, "err", err)
+			pause(ctx, retryPause)
+			continue
+		}
+		for _, conv := range all {
+			if conv.Chat != "" {
+				l.Add(ctx, conv.User, func() { a.gap(ctx, c, cred, conv, take) })
+			}
+		}
+		return
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// gap reads one conversation from its newest taken message on.
+func (a *Adapter) gap(ctx context.Context, c channels.Credentials, cred Credentials, conv channels.Conversation, take channels.Take) {
+	after := fmt.Sprintf("%d.%06d", conv.Since.Unix(), conv.Since.Nanosecond()/1000)
+	for _, id := range conv.Taken {
+		if chat, ts, ok := strings.Cut(id, "/"); ok && chat == conv.Chat {
+			after = max(after, ts) // as many digits until the year 2286
+		}
+	}
+	var found []slack.Message
+	p := slack.GetConversationHistoryParameters{ChannelID: conv.Chat, Oldest: after, Limit: gapPage}
+	for pages, tries := 0, 1; pages < maxGap; tries++ {
+		if ctx.Err() != nil {
+			return
+		}
+		call, cancel := context.WithTimeout(ctx, callTimeout)
+		got, err := a.api(cred).GetConversationHistoryContext(call, &p)
+		cancel()
+		var limited *slack.RateLimitedError
+		var refused slack.SlackErrorResponse
+		switch {
+		case errors.As(err, &refused) && !passing[refused.Err]:
+			a.Log.Warn("a conversation cannot be read", "user", conv.User, "err", refused.Err)
+			return
+		case errors.As(err, &limited):
+			pause(ctx, limited.RetryAfter)
+			continue
+		case err != nil:
+			pause(ctx, min(time.Duration(tries)*retryPause, time.Minute))
+			continue
+		}
+		found, tries, pages = append(found, got.Messages...), 0, pages+1
+		if p.Cursor = got.ResponseMetaData.NextCursor; !got.HasMore || p.Cursor == "" {
+			break
+		}
+	}
+	for i := len(found) - 1; i >= 0; i-- { // newest first, as Slack lists them
+		m := &found[i]
+		if m.Timestamp <= after {
+			continue
+		}
+		e := event{Type: m.Type, Subtype: m.SubType, Kind: "im", Channel: conv.Chat, User: m.User, Bot: m.BotID, Text: m.Text, TS: m.Timestamp, Thread: m.ThreadTimestamp}
+		for _, f := range m.Files {
+			e.Files = append(e.Files, file{f.Name})
+		}
+		for ctx.Err() == nil && a.one(ctx, c, conv.Team, "", 0, &e, take) != nil {
+			pause(ctx, retryPause)
+		}
+	}
+}
+
+// passing are errors of the Web API that pass by themselves.
+var passing = map[string]bool{"ratelimited": true, "internal_error": true, "fatal_error": true, "service_unavailable": true}
 
 // envelope is the part of an event that is looked at.
 type envelope struct {
@@ -161,20 +273,24 @@ type envelope struct {
 	Team      string `json:"team_id"`
 	ID        string `json:"event_id"`
 	Time      int64  `json:"event_time"`
-	Event     struct {
-		Type    string `json:"type"`
-		Subtype string `json:"subtype"`
-		Kind    string `json:"channel_type"`
-		Channel string `json:"channel"`
-		User    string `json:"user"`
-		Bot     string `json:"bot_id"`
-		Text    string `json:"text"`
-		TS      string `json:"ts"`
-		Thread  string `json:"thread_ts"`
-		Files   []struct {
-			Name string `json:"name"`
-		} `json:"files"`
-	} `json:"event"`
+	Event     event  `json:"event"`
+}
+
+type event struct {
+	Type    string `json:"type"`
+	Subtype string `json:"subtype"`
+	Kind    string `json:"channel_type"`
+	Channel string `json:"channel"`
+	User    string `json:"user"`
+	Bot     string `json:"bot_id"`
+	Text    string `json:"text"`
+	TS      string `json:"ts"`
+	Thread  string `json:"thread_ts"`
+	Files   []file `json:"files"`
+}
+
+type file struct {
+	Name string `json:"name"`
 }
 
 // Challenge is what a verification of the address asks for; "" for events.
@@ -210,15 +326,27 @@ func (a *Adapter) Receive(ctx context.Context, c channels.Credentials, body []by
 	if err := json.Unmarshal(body, &e); err != nil {
 		return nil // a shape that is not known will not become one
 	}
-	m := &e.Event
-	if e.Type != "event_callback" || m.Type != "message" || m.Kind != "im" || m.User == "" || m.Bot != "" || m.Subtype != "" && m.Subtype != "file_share" || m.Thread != "" && m.Thread != m.TS { // CHAN-4
+	if e.Type != "event_callback" {
+		return nil
+	}
+	return a.one(ctx, c, e.Team, e.ID, e.Time, &e.Event, take)
+}
+
+// one takes one message. It is known by its conversation and instant, which the history has as well; id and at are those of an event without.
+func (a *Adapter) one(ctx context.Context, c channels.Credentials, team, id string, at int64, m *event, take channels.Take) error {
+	if m.Type != "message" || m.Kind != "im" || m.User == "" || m.Bot != "" || m.Subtype != "" && m.Subtype != "file_share" || m.Thread != "" && m.Thread != m.TS { // CHAN-4
 		return nil
 	}
 	text := html.UnescapeString(m.Text)
 	for _, f := range m.Files {
 		text = strings.TrimPrefix(text+"\n"+channels.Attachment("file", f.Name), "\n")
 	}
-	answer, err := take(ctx, channels.Event{ID: e.ID, At: time.Unix(e.Time, 0), User: m.User, Name: a.name(ctx, c, e.Team, m.User), Team: e.Team, Chat: m.Channel, Text: text})
+	if m.TS != "" {
+		id = m.Channel + "/" + m.TS
+		seconds, _, _ := strings.Cut(m.TS, ".")
+		at, _ = strconv.ParseInt(seconds, 10, 64)
+	}
+	answer, err := take(ctx, channels.Event{ID: id, At: time.Unix(at, 0), User: m.User, Name: a.name(ctx, c, team, m.User), Team: team, Chat: m.Channel, Text: text})
 	if err != nil {
 		return err
 	}

@@ -58,7 +58,7 @@ func (n *node) openChats(set agent.Settings) *chats {
 	if c.token = agent.NewSecret(n.cfg.DiscordToken); n.cfg.DiscordToken != "" {
 		c.shared = agent.BotID(agent.ChannelDiscord, c.token)
 	}
-	c.slack = &slack.Adapter{Client: client}
+	c.slack = &slack.Adapter{Client: client, Conversations: c.conversations, Log: n.log}
 	if n.cfg.SlackURL != "" {
 		c.slack.Base = strings.TrimSuffix(n.cfg.SlackURL, "/") + "/"
 	}
@@ -121,8 +121,8 @@ func (c *chats) all(ctx context.Context) ([]string, error) {
 	return ids, err
 }
 
-// conversations are those of a Discord bot with linked accounts, each with its newest stored message.
-func (c *chats) conversations(ctx context.Context, bot string) (out []discord.Conversation, err error) {
+// conversations are those of a bot with linked accounts, each with the newest message that was taken.
+func (c *chats) conversations(ctx context.Context, bot string) (out []channels.Conversation, err error) {
 	uses, err := c.n.st.Bot(ctx, bot)
 	if err != nil {
 		return nil, err
@@ -139,11 +139,11 @@ func (c *chats) conversations(ctx context.Context, bot string) (out []discord.Co
 		if err := json.Unmarshal(sn.State, &s); err != nil {
 			return nil, err
 		}
-		b := s.Binding(agent.ChannelDiscord)
+		b := s.Binding(u.Channel)
 		if b == nil || b.Bot != bot {
 			continue
 		}
-		conv := discord.Conversation{User: b.User, Chat: b.Chat, Last: discord.Snowflake(time.UnixMilli(b.CreatedMS))}
+		conv := channels.Conversation{User: b.User, Team: b.Team, Chat: b.Chat, Since: time.UnixMilli(b.CreatedMS)}
 		msgs, _, err := c.n.st.List(ctx, u.Agent, agent.Page{Desc: true, Limit: 10, Party: b.ID, Role: agent.RoleUser})
 		if err != nil {
 			return nil, err
@@ -155,7 +155,7 @@ func (c *chats) conversations(ctx context.Context, bot string) (out []discord.Co
 				} `json:"_channel"`
 			}
 			if json.Unmarshal(msgs[i].Metadata, &meta) == nil && meta.Channel.Message != "" {
-				conv.Last = meta.Channel.Message
+				conv.Taken = append(conv.Taken, meta.Channel.Message)
 				break
 			}
 		}
@@ -163,7 +163,9 @@ func (c *chats) conversations(ctx context.Context, bot string) (out []discord.Co
 		if err != nil {
 			return nil, err
 		}
-		conv.Last = discord.Later(conv.Last, string(refused))
+		if refused != "" {
+			conv.Taken = append(conv.Taken, string(refused))
+		}
 		out = append(out, conv)
 	}
 	return out, nil
