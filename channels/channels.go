@@ -53,6 +53,11 @@ type Network interface {
 // Repeatable is a network that recognises a text which is sent again by its key.
 type Repeatable interface{ Repeatable() }
 
+// Typer is a network that shows for some seconds that somebody is writing.
+type Typer interface {
+	Typing(ctx context.Context, c Credentials, to Address) error
+}
+
 // Connector is a network on which a bot keeps a connection, or asks for what is new.
 type Connector interface {
 	// Connect takes events until ctx ends or the connection is lost. An event is acknowledged when take has returned nil.

@@ -352,6 +352,10 @@ type Chats interface {
 	Repeatable(c Channel) bool
 	// Send sends one part through the bot of a binding; its channel's present one, which may have changed.
 	Send(ctx context.Context, p Part) (fate RelayFate, after time.Duration)
+	// Types says whether the network shows that somebody is writing.
+	Types(c Channel) bool
+	// Type shows it to the far end of a binding, for some seconds. It must not block, and may be lost.
+	Type(p Part)
 }
 
 // Part is one part of a reply to be sent.

@@ -257,7 +257,10 @@ func AskBot[T any](ctx context.Context, c *Client, bot, kind string, body any) (
 }
 
 // LookBot tells a bot to look at who uses it. It returns at once; the hint may be lost.
-func (c *Client) LookBot(bot string) {
+func (c *Client) LookBot(bot string) { c.TellBot(bot, &protocol.Command{Kind: protocol.Look}) }
+
+// TellBot sends a bot a command that nobody answers. It returns at once; the command may be lost.
+func (c *Client) TellBot(bot string, cmd *protocol.Command) {
 	select {
 	case c.hints <- struct{}{}:
 	default:
@@ -269,7 +272,7 @@ func (c *Client) LookBot(bot string) {
 			return
 		}
 		if pid := c.c.IdentityLookup.Get(&cluster.ClusterIdentity{Identity: bot, Kind: agent.KindBot}); pid != nil {
-			c.c.ActorSystem.Root.Send(pid, &protocol.Command{Kind: protocol.Look})
+			c.c.ActorSystem.Root.Send(pid, cmd)
 		}
 	}()
 }

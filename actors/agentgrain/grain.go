@@ -116,6 +116,7 @@ type Grain struct {
 	pod, turn  *actor.PID
 	relays     map[string]*relaying // by binding
 	relayNow   bool
+	typed      time.Time
 	leaving    bool              // it stores what it knows and begins nothing
 	unsent     map[string]unsent // by binding
 	settling   bool
@@ -454,6 +455,9 @@ func (g *Grain) perform(c actor.Context, m *agent.Machine) {
 	}
 	if rest := time.Until(g.failing.until); rest > 0 && (wait == 0 || rest < wait) {
 		wait = rest + time.Millisecond
+	}
+	if rest := g.showTyping(m); rest > 0 && (wait == 0 || rest < wait) {
+		wait = rest
 	}
 	g.deliver(c, m)
 	quiet := len(m.S.Intents) == 0 && len(g.flying) == 0 && !m.S.Sweeping && !g.sending() && !m.BotsDue() && !m.RoutesDue() && m.S.Turn == nil && !m.S.Deleting && m.S.Update == "" && !m.CanStart() &&

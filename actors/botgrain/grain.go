@@ -28,6 +28,7 @@ const (
 	loadTimeout = 5 * time.Second
 	recheck     = 30 * time.Second // the agents that use a bot are read again so often: hints may be lost
 	maxWaiting  = 256              // parts that wait for the bot's line or its pace
+	typeTimeout = 5 * time.Second
 	maxRedial   = time.Minute
 	hopeless    = 30 * time.Minute // a connection that is not wanted as the bot is set up; other credentials are tried at once
 )
@@ -44,6 +45,8 @@ type Line interface {
 	Run(ctx context.Context) error
 	// Send sends one part. It waits for the bot's pace no longer than pace lasts.
 	Send(ctx, pace context.Context, p agent.Part) protocol.SendResult
+	// Type shows that somebody is writing, if the bot's pace has room for that.
+	Type(ctx context.Context, p agent.Part)
 }
 
 // Deps are the grain's dependencies, shared by the bots of a node.
@@ -161,6 +164,19 @@ func (g *Grain) command(c actor.Context, cmd *protocol.Command) {
 		default:
 			g.send(c, w)
 		}
+	case protocol.Typing:
+		part, err := protocol.Decode[agent.Part](cmd.Body)
+		if err != nil || g.line == nil || g.busy >= maxWaiting/2 {
+			return
+		}
+		g.busy++
+		self, root, line, pace := c.Self(), c.ActorSystem().Root, g.line, g.pace
+		go func() { // ends with its deadline
+			ctx, cancel := context.WithTimeout(pace, typeTimeout)
+			defer cancel()
+			line.Type(ctx, part)
+			root.Send(self, sent{})
+		}()
 	default:
 		if c.Sender() != nil {
 			c.Respond(protocol.Answer(nil, fault.Newf(fault.Unavailable, "dependency_unavailable", "A bot does not know the command %q", cmd.Kind)))

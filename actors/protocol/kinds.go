@@ -44,6 +44,7 @@ const (
 	Redeliver = "redeliver" // RedeliverCommand → agent.Delivery
 	Link      = "link"      // LinkCommand → LinkResult
 	Send      = "send"      // to a bot: agent.Part → SendResult
+	Typing    = "typing"    // to a bot: agent.Part without text; nothing is answered
 	Read      = "read"      // ReadCommand → MarkResult (mark-read by the user)
 	Compact   = "compact"   // CompactCommand → –
 	Touch     = "touch"     // – → –: what the runner may use has changed

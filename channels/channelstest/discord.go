@@ -35,6 +35,7 @@ type Discord struct {
 	fail                []func(w http.ResponseWriter)
 	greet               []func(c *websocket.Conn) bool // answers for the next beginnings of a session
 	failReads           int
+	typed               int
 	mute                bool
 	down                bool
 	identifies, resumes int // sessions that began, and went on
@@ -217,10 +218,18 @@ func (s *Discord) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.list(w, r, parts[1])
 	case len(parts) == 3 && parts[0] == "channels" && parts[2] == "messages":
 		s.post(w, r, parts[1])
+	case len(parts) == 3 && parts[0] == "channels" && parts[2] == "typing" && r.Method == "POST":
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.typed++
+		w.WriteHeader(http.StatusNoContent)
 	default:
 		w.WriteHeader(404)
 	}
 }
+
+// Typed is how often the bot showed that it is writing.
+func (s *Discord) Typed() int { s.mu.Lock(); defer s.mu.Unlock(); return s.typed }
 
 func (s *Discord) list(w http.ResponseWriter, r *http.Request, chat string) {
 	after, _ := strconv.ParseInt(r.URL.Query().Get("after"), 10, 64)

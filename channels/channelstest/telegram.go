@@ -168,6 +168,8 @@ func (s *Telegram) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch method {
 	case "getUpdates":
 		s.updates(w, r, in.Offset, time.Duration(in.Timeout)*time.Second)
+	case "sendChatAction":
+		s.result(w, true)
 	case "setWebhook", "deleteWebhook":
 		s.mu.Lock()
 		s.hook, s.key = in.URL, in.Secret

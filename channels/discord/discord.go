@@ -140,6 +140,18 @@ func (a *Adapter) Send(ctx context.Context, c channels.Credentials, to channels.
 	return errors.New("the connection to Discord failed")
 }
 
+// Typing implements channels.Typer.
+func (a *Adapter) Typing(ctx context.Context, c channels.Credentials, to channels.Address) error {
+	if to.Chat == "" {
+		return nil // the first reply opens it
+	}
+	s, err := a.session(c)
+	if err == nil && s.ChannelTyping(to.Chat, discordgo.WithContext(ctx)) != nil {
+		err = errors.New("Discord did not show it")
+	}
+	return err
+}
+
 // meaning is what an error of the REST API says; nil: nobody knows.
 func meaning(err error) error {
 	var limited *discordgo.RateLimitError

@@ -84,6 +84,11 @@ func (a *Adapter) Send(ctx context.Context, c channels.Credentials, to channels.
 	return err
 }
 
+// Typing implements channels.Typer.
+func (a *Adapter) Typing(ctx context.Context, c channels.Credentials, to channels.Address) error {
+	return a.call(ctx, c, "sendChatAction", map[string]any{"chat_id": to.Chat, "action": "typing"}, nil)
+}
+
 // answer is what every call of the Bot API answers.
 type answer struct {
 	OK          bool            `json:"ok"`

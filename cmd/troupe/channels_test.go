@@ -285,6 +285,22 @@ func TestCHAN_10_NoPartIsLostOnTheWay(t *testing.T) {
 	whole(n)
 }
 
+// TestTypingIsShownWhileATurnRuns, every few seconds, and no longer.
+func TestTypingIsShownWhileATurnRuns(t *testing.T) {
+	s := channelstest.StartTelegram(t, telegramToken)
+	w := startWorld(t, toTelegram(func(*Config) {}, s))
+	id := w.linked(s, nil)
+	w.told(s, 1)
+	s.Say(ann, "ann", "!slow 6s\n!say done")
+	w.until("it is shown again", func() bool { return s.Calls("sendChatAction") >= 2 })
+	w.told(s, 2)
+	shown := s.Calls("sendChatAction")
+	w.want(w.call("GET", "/v1/agent/"+id+"/runtime", nil), 200)
+	if n := s.Calls("sendChatAction"); n != shown || n > 4 {
+		t.Errorf("shown %d times, %d of them after the reply", n, n-shown)
+	}
+}
+
 // TestCHAN_12_CredentialsComeAndGo: clearing a token ends the connection and keeps the binding; setting one revives it (CFG-7).
 func TestCHAN_12_CredentialsComeAndGo(t *testing.T) {
 	s := channelstest.StartTelegram(t, telegramToken)

@@ -112,6 +112,17 @@ func (c *chats) Send(ctx context.Context, p agent.Part) (agent.RelayFate, time.D
 	return agent.PartLater, 0
 }
 
+// Types implements agent.Chats.
+func (c *chats) Types(channel agent.Channel) bool {
+	_, can := c.networks[channel].(channels.Typer)
+	return can
+}
+
+// Type implements agent.Chats.
+func (c *chats) Type(p agent.Part) {
+	c.n.agents.TellBot(p.Bot, protocol.NewCommand(protocol.Typing, p))
+}
+
 // all lists the bots of agents, and the platform's.
 func (c *chats) all(ctx context.Context) ([]string, error) {
 	ids, err := c.n.st.AllBots(ctx)
@@ -180,6 +191,7 @@ type line struct {
 	pace  *rate.Limiter
 	mu    sync.Mutex
 	chats map[string]*rate.Limiter
+	held  time.Time // the network wants nothing of this bot before
 }
 
 // Paces of the networks: messages a second of one bot, and to one person. Discord: https://discord.com/developers/docs/topics/rate-limits; Slack: https://docs.slack.dev/apis/web-api/rate-limits;
@@ -212,12 +224,20 @@ func (l *line) wait(ctx context.Context, user string) error {
 	if len(l.chats) >= maxPaced {
 		clear(l.chats)
 	}
+	held := time.Until(l.held)
 	one := l.chats[user]
 	if one == nil {
 		one = rate.NewLimiter(paces[l.use.Channel][1], 3)
 		l.chats[user] = one
 	}
 	l.mu.Unlock()
+	if held > 0 {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(held):
+		}
+	}
 	if err := one.Wait(ctx); err != nil {
 		return err
 	}
@@ -241,9 +261,25 @@ func (l *line) Send(ctx, pace context.Context, p agent.Part) protocol.SendResult
 		return protocol.SendResult{Fate: agent.PartSent}
 	}
 	fate, after := channels.FateOf(err)
+	if fate == channels.Later && after > 0 && l.use.Channel != agent.ChannelDiscord { // Discord limits each conversation by itself
+		l.mu.Lock()
+		l.held = time.Now().Add(after)
+		l.mu.Unlock()
+	}
 	known := map[channels.Fate]agent.RelayFate{channels.Later: agent.PartLater, channels.Refused: agent.PartRefused, channels.Closed: agent.WindowClosed, channels.Unmarked: agent.PartRefused, 0: agent.PartUncertain}
 	l.c.intake.Log.Warn("part of a reply was not sent", "channel", l.use.Channel, "bot", l.bot.ID, "err", err)
 	return protocol.SendResult{Fate: known[fate], AfterMS: after.Milliseconds()}
+}
+
+// Type implements botgrain.Line.
+func (l *line) Type(ctx context.Context, p agent.Part) {
+	n, ok := l.c.networks[l.use.Channel].(channels.Typer)
+	if !ok || !l.pace.Allow() {
+		return
+	}
+	if err := n.Typing(ctx, l.cred, channels.Address{User: p.Binding.User, Team: p.Binding.Team, Chat: p.Binding.Chat}); err != nil {
+		l.c.intake.Log.Debug("typing was not shown", "channel", l.use.Channel, "bot", l.bot.ID, "err", err)
+	}
 }
 
 func same(a, b string) bool {
