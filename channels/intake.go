@@ -171,6 +171,7 @@ func (in *Intake) redeem(ctx context.Context, channel agent.Channel, bot string,
 	switch {
 	case err == nil:
 		in.Count(channel, "linked")
+		in.passed(ctx, channel, bot, e) // a gap begins behind it
 		return strings.Replace(textLinked, "%s", got.Name, 1), nil
 	case fault.Is(err, fault.Invalid), fault.Is(err, fault.NotFound):
 		in.Count(channel, "refused")
@@ -187,13 +188,14 @@ func (in *Intake) redeem(ctx context.Context, channel agent.Channel, bot string,
 	return textLater, nil // whoever waits behind must not wait for this agent; if it was used after all, the code sent again says so
 }
 
-// passed notes an event that was refused, for a network whose gaps are read: its sender was told, so it must not be delivered by a later gap.
+// passed notes an event that is dealt with and not stored, for a network whose gaps are read: a link command, or one that was refused and
+// whose sender was told. No later gap may deliver it.
 func (in *Intake) passed(ctx context.Context, channel agent.Channel, bot string, e Event) {
 	if channel != agent.ChannelDiscord && channel != agent.ChannelSlack {
 		return
 	}
-	if err := in.Store.PutRoute(ctx, agent.RouteRefused, agent.ChatRoute(bot, e.User), agent.ID(e.ID)); err != nil {
-		in.Log.Warn("a refused message was not noted", "bot", bot, "err", err)
+	if err := in.Store.PutRoute(ctx, agent.RouteSettled, agent.ChatRoute(bot, e.User), agent.ID(e.ID)); err != nil {
+		in.Log.Warn("a message that was dealt with was not noted", "bot", bot, "err", err)
 	}
 }
 

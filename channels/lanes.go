@@ -11,7 +11,7 @@ type Conversation struct {
 	User, Team string
 	Chat       string    // "" where the bot has not met it yet
 	Since      time.Time // when it was linked
-	Taken      []string  // Event.ID of the newest that was stored, and of the newest that was refused
+	Taken      []string  // Event.ID of the newest that was stored, and of the newest that was dealt with otherwise
 }
 
 // Lanes do what there is to do for each sender in its order, and for some senders at once: nobody waits for the agent of another.

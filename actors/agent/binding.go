@@ -106,8 +106,8 @@ func LinkHash(bot, code string) string {
 const (
 	RouteChat = "chat"
 	RouteLink = "link"
-	// RouteRefused leads, by ChatRoute, to the network's id of the newest event of an account that was refused.
-	RouteRefused = "refused"
+	// RouteSettled leads, by ChatRoute, to the network's id of the newest event of an account that was dealt with and not stored.
+	RouteSettled = "settled"
 )
 
 // ChatRoute is the id of a route from an account.

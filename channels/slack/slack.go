@@ -215,11 +215,14 @@ func pause(ctx context.Context, d time.Duration) {
 
 // gap reads one conversation from its newest taken message on.
 func (a *Adapter) gap(ctx context.Context, c channels.Credentials, cred Credentials, conv channels.Conversation, take channels.Take) {
-	after := fmt.Sprintf("%d.%06d", conv.Since.Unix(), conv.Since.Nanosecond()/1000)
+	after := ""
 	for _, id := range conv.Taken {
 		if chat, ts, ok := strings.Cut(id, "/"); ok && chat == conv.Chat {
 			after = max(after, ts) // as many digits until the year 2286
 		}
+	}
+	if after == "" { // by our clock, not by Slack's
+		after = fmt.Sprintf("%d.%06d", conv.Since.Unix(), conv.Since.Nanosecond()/1000)
 	}
 	var found []slack.Message
 	p := slack.GetConversationHistoryParameters{ChannelID: conv.Chat, Oldest: after, Limit: gapPage}
@@ -240,6 +243,7 @@ func (a *Adapter) gap(ctx context.Context, c channels.Credentials, cred Credenti
 			pause(ctx, limited.RetryAfter)
 			continue
 		case err != nil:
+			a.Log.Warn("a conversation could not be read", "user", conv.User, "again_in", min(time.Duration(tries)*retryPause, time.Minute))
 			pause(ctx, min(time.Duration(tries)*retryPause, time.Minute))
 			continue
 		}

@@ -161,11 +161,18 @@ func (a *Adapter) Connect(ctx context.Context, c channels.Credentials, b channel
 	}
 	for offset := int64(0); ctx.Err() == nil; {
 		var updates []json.RawMessage
+		began := time.Now()
 		poll, cancel := context.WithTimeout(ctx, pollTimeout+callTimeout)
 		err := a.call(poll, c, "getUpdates", map[string]any{"offset": offset, "timeout": int(pollTimeout / time.Second), "allowed_updates": []string{"message"}}, &updates)
 		cancel()
 		if err != nil {
 			return err
+		}
+		if len(updates) == 0 && time.Since(began) < retryPause { // a server that does not wait must not be asked all the time
+			select {
+			case <-ctx.Done():
+			case <-time.After(retryPause):
+			}
 		}
 		for _, raw := range updates {
 			id, err := a.Update(ctx, c, raw, take)

@@ -170,12 +170,12 @@ func (c *chats) conversations(ctx context.Context, bot string) (out []channels.C
 				break
 			}
 		}
-		refused, err := c.n.st.Route(ctx, agent.RouteRefused, agent.ChatRoute(bot, b.User))
+		settled, err := c.n.st.Route(ctx, agent.RouteSettled, agent.ChatRoute(bot, b.User))
 		if err != nil {
 			return nil, err
 		}
-		if refused != "" {
-			conv.Taken = append(conv.Taken, string(refused))
+		if settled != "" {
+			conv.Taken = append(conv.Taken, string(settled))
 		}
 		out = append(out, conv)
 	}
