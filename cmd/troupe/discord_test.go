@@ -79,3 +79,32 @@ func TestCHAN_10_DiscordRepeatsAPart(t *testing.T) {
 		t.Errorf("%d parts were shown, metadata %v", len(got)-1, last()["metadata"])
 	}
 }
+
+// TestCHAN_7_WhatWasRefusedIsNotDeliveredLater: its sender was told; a new session must not find it in the gap.
+func TestCHAN_7_WhatWasRefusedIsNotDeliveredLater(t *testing.T) {
+	s := channelstest.StartDiscord(t, discordToken)
+	w := startWorld(t, func(c *Config) { c.DiscordURL = s.URL })
+	id := w.agent(map[string]any{"discord_bot_token": discordToken})
+	code := w.want(w.call("POST", "/v1/agent/"+id+"/discord/link", nil), 200).str("code")
+	w.until("the bot is there", s.Connected)
+	s.Say("7", "ann", "link "+code)
+	w.until("it is linked", func() bool { return len(s.Sent()) == 1 })
+	again := func() {
+		s.Down(true)
+		s.Drop()
+		s.Forget()
+		s.Down(false)
+		w.until("there is a new session", s.Connected)
+	}
+	again()
+	w.want(w.call("POST", "/v1/agent/"+id+"/stop", nil), 200)
+	s.Say("7", "ann", "delete everything")
+	w.until("the sender is told", func() bool { return len(s.Sent()) == 2 })
+	w.want(w.call("POST", "/v1/agent/"+id+"/resume", nil), 200)
+	again()
+	s.Say("7", "ann", "!say hello")
+	w.until("it is answered", func() bool { sent := s.Sent(); return strings.HasSuffix(sent[len(sent)-1].Text, "hello") })
+	if all := allMessages(w, id); len(all) != 2 || len(s.Sent()) != 3 {
+		t.Errorf("%d messages are stored, %d were sent: %+v", len(all), len(s.Sent()), s.Sent())
+	}
+}
