@@ -2,6 +2,7 @@ package channels
 
 import (
 	"context"
+	"log/slog"
 	"sync"
 	"time"
 )
@@ -35,10 +36,8 @@ func NewLanes(atOnce, most int) *Lanes {
 // Add puts something to do behind what the sender has. It waits where too much is to be done, and gives up with ctx; so does what is to be done.
 func (l *Lanes) Add(ctx context.Context, sender string, do func()) {
 	for l.depth() >= l.max {
-		select {
-		case <-ctx.Done():
+		if Pause(ctx, lanePause); ctx.Err() != nil {
 			return
-		case <-time.After(lanePause):
 		}
 	}
 	l.mu.Lock()
@@ -53,6 +52,30 @@ func (l *Lanes) Add(ctx context.Context, sender string, do func()) {
 		for l.next(ctx, sender) {
 		}
 	}()
+}
+
+// Gaps puts the reading of every conversation of a bot behind what its sender has to do. It tries until they can be listed.
+func (l *Lanes) Gaps(ctx context.Context, bot string, list func(ctx context.Context, bot string) ([]Conversation, error), log *slog.Logger, read func(Conversation)) {
+	for ctx.Err() == nil {
+		all, err := list(ctx, bot)
+		if err != nil {
+			log.Warn("conversations could not be listed", "bot", bot, "err", err)
+			Pause(ctx, time.Second)
+			continue
+		}
+		for _, conv := range all {
+			l.Add(ctx, conv.User, func() { read(conv) })
+		}
+		return
+	}
+}
+
+// Pause waits, unless ctx ends first.
+func Pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
 }
 
 // Wait waits for all of them to end. Nothing may be added meanwhile.

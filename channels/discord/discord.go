@@ -361,7 +361,7 @@ func (a *Adapter) store(ctx context.Context, s *discordgo.Session, c channels.Cr
 				continue
 			}
 		}
-		a.gaps(ctx, s, c, b, lanes, take)
+		lanes.Gaps(ctx, b.ID, a.Conversations, a.Log, func(conv channels.Conversation) { a.gap(ctx, s, c, conv, take) })
 		if m != nil {
 			a.enter(ctx, lanes, c, m, take)
 		}
@@ -394,14 +394,7 @@ func (a *Adapter) one(ctx context.Context, c channels.Credentials, m *discordgo.
 			}
 			return
 		}
-		pause(ctx, retryPause)
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
+		channels.Pause(ctx, retryPause)
 	}
 }
 
@@ -421,22 +414,6 @@ func text(m *discordgo.Message) string {
 		line(channels.Attachment("sticker", x.Name))
 	}
 	return out
-}
-
-// gaps begins to read what linked accounts wrote while there was no session. Events that come meanwhile wait behind it.
-func (a *Adapter) gaps(ctx context.Context, s *discordgo.Session, c channels.Credentials, b channels.Bot, l *channels.Lanes, take channels.Take) {
-	for ctx.Err() == nil {
-		all, err := a.Conversations(ctx, b.ID)
-		if err != nil {
-			a.Log.Warn("conversations could not be listed", "bot", b.ID, "err", err)
-			pause(ctx, retryPause)
-			continue
-		}
-		for _, conv := range all {
-			l.Add(ctx, conv.User, func() { a.gap(ctx, s, c, conv, take) })
-		}
-		return
-	}
 }
 
 // gap reads one conversation from its newest stored message on. What is stored already is known by its id.
@@ -467,7 +444,7 @@ func (a *Adapter) gap(ctx context.Context, s *discordgo.Session, c channels.Cred
 				return
 			}
 			_, after := channels.FateOf(meaning(err))
-			pause(ctx, min(max(after, time.Duration(tries)*retryPause), time.Minute))
+			channels.Pause(ctx, min(max(after, time.Duration(tries)*retryPause), time.Minute))
 			continue
 		}
 		tries = 0

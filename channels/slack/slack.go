@@ -162,7 +162,7 @@ func (a *Adapter) Connect(ctx context.Context, c channels.Credentials, b channel
 			switch {
 			case e.Type == socketmode.EventTypeHello:
 				if time.Since(there) > gapAfter {
-					a.gaps(ctx, c, cred, b, lanes, take)
+					lanes.Gaps(ctx, b.ID, a.Conversations, a.Log, func(conv channels.Conversation) { a.gap(ctx, c, cred, conv, take) })
 				}
 			case e.Type == socketmode.EventTypeConnectionError: // the library would wait longer and longer
 				return errors.New("the connection to Slack failed")
@@ -188,33 +188,11 @@ func sender(body []byte) string {
 	return e.Event.User
 }
 
-// gaps begins to read what linked accounts wrote while there was no connection. Events that come meanwhile wait behind it.
-func (a *Adapter) gaps(ctx context.Context, c channels.Credentials, cred Credentials, b channels.Bot, l *channels.Lanes, take channels.Take) {
-	for ctx.Err() == nil {
-		all, err := a.Conversations(ctx, b.ID)
-		if err != nil {
-			a.Log.Warn("conversations could not be listed", "bot", b.ID, "err", err)
-			pause(ctx, retryPause)
-			continue
-		}
-		for _, conv := range all {
-			if conv.Chat != "" {
-				l.Add(ctx, conv.User, func() { a.gap(ctx, c, cred, conv, take) })
-			}
-		}
-		return
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
-	}
-}
-
 // gap reads one conversation from its newest taken message on.
 func (a *Adapter) gap(ctx context.Context, c channels.Credentials, cred Credentials, conv channels.Conversation, take channels.Take) {
+	if conv.Chat == "" {
+		return // the binding has moved to this app, which has not met its person yet
+	}
 	after := ""
 	for _, id := range conv.Taken {
 		if chat, ts, ok := strings.Cut(id, "/"); ok && chat == conv.Chat {
@@ -240,11 +218,11 @@ func (a *Adapter) gap(ctx context.Context, c channels.Credentials, cred Credenti
 			a.Log.Warn("a conversation cannot be read", "user", conv.User, "err", refused.Err)
 			return
 		case errors.As(err, &limited):
-			pause(ctx, limited.RetryAfter)
+			channels.Pause(ctx, limited.RetryAfter)
 			continue
 		case err != nil:
 			a.Log.Warn("a conversation could not be read", "user", conv.User, "again_in", min(time.Duration(tries)*retryPause, time.Minute))
-			pause(ctx, min(time.Duration(tries)*retryPause, time.Minute))
+			channels.Pause(ctx, min(time.Duration(tries)*retryPause, time.Minute))
 			continue
 		}
 		found, tries, pages = append(found, got.Messages...), 0, pages+1
@@ -262,7 +240,7 @@ func (a *Adapter) gap(ctx context.Context, c channels.Credentials, cred Credenti
 			e.Files = append(e.Files, file{f.Name})
 		}
 		for ctx.Err() == nil && a.one(ctx, c, conv.Team, "", 0, &e, take) != nil {
-			pause(ctx, retryPause)
+			channels.Pause(ctx, retryPause)
 		}
 	}
 }

@@ -61,8 +61,9 @@ func TestCHAN_1_OneAccountOneAgentOnTheSharedBot(t *testing.T) {
 	})
 }
 
-// TestCHAN_10_DiscordRepeatsAPart: a part of unknown fate is sent again, and shown once.
-func TestCHAN_10_DiscordRepeatsAPart(t *testing.T) {
+// onDiscord makes an agent with a bot of its own that is linked to ann.
+func onDiscord(t *testing.T) (*world, *channelstest.Discord, string) {
+	t.Helper()
 	s := channelstest.StartDiscord(t, discordToken)
 	w := startWorld(t, func(c *Config) { c.DiscordURL = s.URL })
 	id := w.agent(map[string]any{"discord_bot_token": discordToken})
@@ -70,6 +71,12 @@ func TestCHAN_10_DiscordRepeatsAPart(t *testing.T) {
 	w.until("the bot is there", s.Connected)
 	s.Say("7", "ann", "link "+code)
 	w.until("it is linked", func() bool { return len(s.Sent()) == 1 })
+	return w, s, id
+}
+
+// TestCHAN_10_DiscordRepeatsAPart: a part of unknown fate is sent again, and shown once.
+func TestCHAN_10_DiscordRepeatsAPart(t *testing.T) {
+	w, s, id := onDiscord(t)
 	s.CutNext()
 	s.Say("7", "ann", "!say start\n!tokens 1000") // two parts
 	last := func() map[string]any { all := allMessages(w, id); return all[len(all)-1] }
@@ -82,13 +89,7 @@ func TestCHAN_10_DiscordRepeatsAPart(t *testing.T) {
 
 // TestCHAN_7_WhatWasRefusedIsNotDeliveredLater: its sender was told; a new session must not find it in the gap.
 func TestCHAN_7_WhatWasRefusedIsNotDeliveredLater(t *testing.T) {
-	s := channelstest.StartDiscord(t, discordToken)
-	w := startWorld(t, func(c *Config) { c.DiscordURL = s.URL })
-	id := w.agent(map[string]any{"discord_bot_token": discordToken})
-	code := w.want(w.call("POST", "/v1/agent/"+id+"/discord/link", nil), 200).str("code")
-	w.until("the bot is there", s.Connected)
-	s.Say("7", "ann", "link "+code)
-	w.until("it is linked", func() bool { return len(s.Sent()) == 1 })
+	w, s, id := onDiscord(t)
 	again := func() {
 		s.Down(true)
 		s.Drop()

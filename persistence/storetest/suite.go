@@ -25,6 +25,7 @@ type Store interface {
 	agent.Ledger
 	agent.EventLog
 	agent.Routes
+	agent.Bots
 	account.Streams
 	agent.Beats
 	agent.Clock
@@ -74,6 +75,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		"RATE-4 streams":            testStreams,
 		"LLM-9 reports":             testReports,
 		"TRIG-8 routes and counts":  testTriggers,
+		"CHAN-13 who uses a bot":    testBots,
 		"concurrent accepts commit": testConcurrent,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, &kit{t: t, s: open(t), ctx: context.Background()}) })
