@@ -147,7 +147,7 @@ func (a *Adapter) Typing(ctx context.Context, c channels.Credentials, to channel
 	}
 	s, err := a.session(c)
 	if err == nil && s.ChannelTyping(to.Chat, discordgo.WithContext(ctx)) != nil {
-		err = errors.New("Discord did not show it")
+		err = errors.New("typing was not shown by Discord")
 	}
 	return err
 }
