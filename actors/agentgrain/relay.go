@@ -142,19 +142,23 @@ func (g *Grain) relayFirst(c actor.Context, binding string) error {
 		case r.Part >= len(parts): // nothing to send
 			m.Relayed(r, agent.PartSent, 0, 0, owed, repeatable)
 			return nil, nil
-		case bot == "" || bot != b.Bot: // cleared, or about to move; a new token revives the binding (CHAN-12)
+		case r.Sending && g.unsent[binding] != key: // by an activation that did not live to tell
+			var goesOn bool
+			if present, goesOn = m.Relayed(r, agent.PartUncertain, len(parts), 0, owed, repeatable); !goesOn {
+				return nil, nil
+			}
+			if bot != b.Bot {
+				m.Rest(present)
+				return nil, nil
+			}
+			key, intends = unsent{present.Message, present.Part}, true
+		case bot != b.Bot: // cleared, or about to move; a new token revives the binding (CHAN-12)
 			wait := time.Minute
 			if m.RoutesDue() {
 				wait = time.Second
 			}
 			m.Relayed(r, agent.PartLater, len(parts), wait, owed, repeatable)
 			return nil, nil
-		case r.Sending && g.unsent[binding] != key: // by an activation that did not live to tell
-			var goesOn bool
-			if present, goesOn = m.Relayed(r, agent.PartUncertain, len(parts), 0, owed, repeatable); !goesOn {
-				return nil, nil
-			}
-			key, intends = unsent{present.Message, present.Part}, true
 		case !repeatable:
 			present, intends = m.Intend(r), true
 		}
