@@ -29,7 +29,7 @@ const (
 	longestWait = 250 * time.Millisecond
 	maxCached   = 50000 // activations whose address is remembered
 	remoteTrust = 3 * time.Second
-	maxHints    = 256 // on their way at once; more are dropped, the sweep covers them
+	maxHints    = 512 // on their way at once; more are dropped, the sweep covers them
 )
 
 // Client asks grains through one cluster member.

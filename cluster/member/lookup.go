@@ -23,7 +23,7 @@ import (
 const (
 	placementName   = "placement"
 	claimsPerSecond = 1000
-	claimsAtOnce    = 64 // store calls of the placement in flight
+	claimsAtOnce    = 512 // store calls of the placement in flight; they share pipelines
 	claimTimeout    = 2 * time.Second
 	askPlacement    = 2 * time.Second
 	askRightful     = 500 * time.Millisecond // before another member is asked for an identity that nobody holds
