@@ -57,8 +57,8 @@ var linkCommand = regexp.MustCompile(`(?i)^(/?)link\s+([A-Z0-9]{1,32})$`)
 // linkTimeout is how long a sender waits for the agent of a link code; nobody behind waits longer.
 const linkTimeout = 5 * time.Second
 
-// skew is how far the clocks of networks and of the store may be apart.
-const skew = 5 * time.Second
+// Skew is how far the clocks of networks and of the store may be apart.
+const Skew = 5 * time.Second
 
 // Take makes one event durable. What it returns is for the sender; an error means that the event must come again (CHAN-6).
 func (in *Intake) Take(ctx context.Context, channel agent.Channel, bot string, e Event) (answer string, err error) {
@@ -72,7 +72,7 @@ func (in *Intake) Take(ctx context.Context, channel agent.Channel, bot string, e
 		if err != nil {
 			return "", err
 		}
-		if to != "" || b == nil || m[1] != "" || time.UnixMilli(b.CreatedMS).After(e.At.Add(-skew)) { // else it is something that a linked person says
+		if to != "" || b == nil || m[1] != "" || time.UnixMilli(b.CreatedMS).After(e.At.Add(-Skew)) { // else it is something that a linked person says
 			return in.redeem(ctx, channel, bot, e, m[2], to, b)
 		}
 	}
@@ -151,8 +151,15 @@ func (in *Intake) find(ctx context.Context, bot, user string) (agent.ID, *agent.
 
 // redeem uses a link code of the agent to, "" for none (CHAN-3); b is the sender's binding so far. After too many failures of a sender there
 // is no answer. The event may come again after it took effect: then the binding is younger than it.
-func (in *Intake) redeem(ctx context.Context, channel agent.Channel, bot string, e Event, code string, to agent.ID, b *agent.Binding) (string, error) {
-	if to == "" && b != nil && time.UnixMilli(b.CreatedMS).After(e.At.Add(-skew)) {
+func (in *Intake) redeem(ctx context.Context, channel agent.Channel, bot string, e Event, code string, to agent.ID, b *agent.Binding) (answer string, err error) {
+	if b != nil {
+		defer func() {
+			if err == nil {
+				in.passed(ctx, channel, bot, e)
+			}
+		}()
+	}
+	if to == "" && b != nil && time.UnixMilli(b.CreatedMS).After(e.At.Add(-Skew)) {
 		return textAlready, nil
 	}
 	failures := "link/" + bot + "/" + e.User
@@ -183,6 +190,7 @@ func (in *Intake) redeem(ctx context.Context, channel agent.Channel, bot string,
 	if ctx.Err() != nil { // the connection ends: the event comes again
 		return "", err
 	}
+	in.passed(ctx, channel, bot, e) // a gap must not use it unasked
 	in.Log.Warn("a link code could not be used", "agent_id", to, "channel", channel, "err", err)
 	in.Count(channel, "error")
 	return textLater, nil // whoever waits behind must not wait for this agent; if it was used after all, the code sent again says so

@@ -224,7 +224,7 @@ func (m *Machine) Undelivered(id MessageID, reason string) error {
 	switch {
 	case x.Role != RoleAssistant || x.Reason != "":
 		return nil
-	case x.Status != Delivered && m.RelayTo(x.Counterparty) != nil:
+	case x.Status == Pending && m.RelayTo(x.Counterparty) != nil:
 		return fault.New(fault.Unavailable, "dependency_unavailable", "The reply is still being sent").After(time.Second)
 	case x.Status != Delivered:
 		return nil

@@ -110,12 +110,6 @@ func (g *Grain) relayFirst(c actor.Context, binding string) error {
 			if err != nil {
 				return err
 			}
-			if holder == "" { // a store lost it
-				if err := g.d.Store.PutRoute(ctx, agent.RouteChat, agent.ChatRoute(b.Routed, b.User), g.id); err != nil {
-					return err
-				}
-				holder = g.id
-			}
 			held = holder == g.id
 		}
 	}

@@ -418,12 +418,9 @@ func text(m *discordgo.Message) string {
 
 // gap reads one conversation from its newest stored message on. What is stored already is known by its id.
 func (a *Adapter) gap(ctx context.Context, s *discordgo.Session, c channels.Credentials, conv channels.Conversation, take channels.Take) {
-	last := ""
+	last := snowflake(conv.Since.Add(-channels.Skew)) // what was taken may be of an earlier binding
 	for _, id := range conv.Taken {
 		last = later(last, id)
-	}
-	if last == "" { // by our clock, not by Discord's
-		last = snowflake(conv.Since)
 	}
 	for tries := 1; ctx.Err() == nil; tries++ {
 		chat, err := conv.Chat, error(nil)

@@ -9,6 +9,7 @@ import (
 	"html"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -169,14 +170,15 @@ func (a *Adapter) Connect(ctx context.Context, c channels.Credentials, b channel
 			case e.Type == socketmode.EventTypeEventsAPI && e.Request != nil:
 				there = time.Now()
 				lanes.Add(ctx, sender(e.Request.Payload), func() {
-					if a.Receive(ctx, c, e.Request.Payload, take) == nil {
+					for ctx.Err() == nil && a.Receive(ctx, c, e.Request.Payload, take) != nil {
+						channels.Pause(ctx, retryPause) // what the sender wrote after it must not overtake it
+					}
+					if ctx.Err() == nil {
 						ack, done := context.WithTimeout(ctx, callTimeout)
 						_ = sm.AckCtx(ack, e.Request.EnvelopeID, nil) // else it comes again, and is known by its id
 						done()
 					}
 				})
-			case e.Type == socketmode.EventTypeDisconnect:
-				there = time.Now()
 			}
 		}
 	}
@@ -193,14 +195,12 @@ func (a *Adapter) gap(ctx context.Context, c channels.Credentials, cred Credenti
 	if conv.Chat == "" {
 		return // the binding has moved to this app, which has not met its person yet
 	}
-	after := ""
+	since := conv.Since.Add(-channels.Skew) // what was taken may be of an earlier binding
+	after := fmt.Sprintf("%d.%06d", since.Unix(), since.Nanosecond()/1000)
 	for _, id := range conv.Taken {
 		if chat, ts, ok := strings.Cut(id, "/"); ok && chat == conv.Chat {
 			after = max(after, ts) // as many digits until the year 2286
 		}
-	}
-	if after == "" { // by our clock, not by Slack's
-		after = fmt.Sprintf("%d.%06d", conv.Since.Unix(), conv.Since.Nanosecond()/1000)
 	}
 	var found []slack.Message
 	p := slack.GetConversationHistoryParameters{ChannelID: conv.Chat, Oldest: after, Limit: gapPage}
@@ -230,7 +230,8 @@ func (a *Adapter) gap(ctx context.Context, c channels.Credentials, cred Credenti
 			break
 		}
 	}
-	for i := len(found) - 1; i >= 0; i-- { // newest first, as Slack lists them
+	slices.SortFunc(found, func(a, b slack.Message) int { return strings.Compare(a.Timestamp, b.Timestamp) })
+	for i := range found {
 		m := &found[i]
 		if m.Timestamp <= after {
 			continue
@@ -356,6 +357,9 @@ func (a *Adapter) name(ctx context.Context, c channels.Credentials, team, user s
 	call, cancel := context.WithTimeout(ctx, nameTimeout)
 	defer cancel()
 	got, err := a.api(cred).GetUserInfoContext(call, user)
+	if err != nil && ctx.Err() != nil {
+		return user
+	}
 	if err != nil {
 		got = &slack.User{} // asked again when the names are forgotten
 	}

@@ -24,6 +24,7 @@ type Gate struct {
 	inv  actor.MessageInvoker
 	busy func() any // the answer above the limit
 	held func() bool
+	kept []any // messages without a sender that wait for the lease, in their order; of the actor's own goroutine
 }
 
 func newGate(root *actor.RootContext, busy func() any, held func() bool) *Gate {
@@ -90,13 +91,52 @@ func (g *Gate) InvokeUserMessage(m any) {
 	switch {
 	case first || system(m):
 	case g.shut.Load():
+		g.kept = nil
 		g.bounce(m)
+		return
+	case m == any(again{}):
+		g.again()
 		return
 	case !g.held():
 		if !g.bounce(m) {
-			time.AfterFunc(heldAgain, func() { g.PostUserMessage(m) })
+			g.keep(m)
 		}
+		return
+	case len(g.kept) > 0 && !asked(m): // not before those
+		g.keep(m)
 		return
 	}
 	g.inv.InvokeUserMessage(m)
+}
+
+// again asks for what was kept.
+type again struct{}
+
+// keep puts a message behind those that wait for the lease.
+func (g *Gate) keep(m any) {
+	if g.kept = append(g.kept, m); len(g.kept) == 1 {
+		time.AfterFunc(heldAgain, func() { g.PostUserMessage(again{}) })
+	}
+}
+
+// again lets what was kept in, in its order, if the lease is there.
+func (g *Gate) again() {
+	if !g.held() {
+		time.AfterFunc(heldAgain, func() { g.PostUserMessage(again{}) })
+		return
+	}
+	kept := g.kept
+	g.kept = nil
+	for _, m := range kept {
+		if g.shut.Load() {
+			return
+		}
+		g.inv.InvokeUserMessage(m)
+	}
+}
+
+// asked says whether somebody waits for an answer to a message.
+func asked(m any) bool {
+	env, ok := m.(*actor.MessageEnvelope)
+	return ok && env.Sender != nil
 }

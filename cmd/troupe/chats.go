@@ -199,6 +199,9 @@ type line struct {
 // WhatsApp: https://developers.facebook.com/docs/whatsapp/cloud-api/overview#throughput
 var paces = map[agent.Channel][2]rate.Limit{agent.ChannelDiscord: {40, 1}, agent.ChannelSlack: {20, 1}, agent.ChannelTelegram: {30, 1}, agent.ChannelWhatsApp: {80, 1}}
 
+// maxHeld is how long a limit of one call holds the whole bot at most; the reply itself waits as long as it is told.
+const maxHeld = 10 * time.Second
+
 // maxPaced bounds the people whose pace is remembered.
 const maxPaced = 4096
 
@@ -263,7 +266,9 @@ func (l *line) Send(ctx, pace context.Context, p agent.Part) protocol.SendResult
 	fate, after := channels.FateOf(err)
 	if fate == channels.Later && after > 0 && l.use.Channel != agent.ChannelDiscord { // Discord limits each conversation by itself
 		l.mu.Lock()
-		l.held = time.Now().Add(after)
+		if until := time.Now().Add(min(after, maxHeld)); until.After(l.held) {
+			l.held = until
+		}
 		l.mu.Unlock()
 	}
 	known := map[channels.Fate]agent.RelayFate{channels.Later: agent.PartLater, channels.Refused: agent.PartRefused, channels.Closed: agent.WindowClosed, channels.Unmarked: agent.PartRefused, 0: agent.PartUncertain}

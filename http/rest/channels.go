@@ -54,7 +54,7 @@ func (r *rest) bound(c *route.Call, v *view, channel agent.Channel) (*agent.Bind
 		return b, nil
 	}
 	holder, err := r.Store.Route(c.Ctx, agent.RouteChat, agent.ChatRoute(b.Routed, b.User))
-	if err != nil || holder == v.Spec.ID || holder == "" { // a route that was lost is made again by the agent
+	if err != nil || holder == v.Spec.ID {
 		return b, err
 	}
 	_, err = r.link(c.Ctx, v.Spec.ID, protocol.LinkCommand{Do: protocol.LinkDisplace, Binding: *b})
