@@ -178,7 +178,9 @@ func (in *Intake) redeem(ctx context.Context, channel agent.Channel, bot string,
 	switch {
 	case err == nil:
 		in.Count(channel, "linked")
-		in.passed(ctx, channel, bot, e) // a gap begins behind it
+		if b == nil {
+			in.passed(ctx, channel, bot, e) // a gap begins behind it
+		}
 		return strings.Replace(textLinked, "%s", got.Name, 1), nil
 	case fault.Is(err, fault.Invalid), fault.Is(err, fault.NotFound):
 		in.Count(channel, "refused")

@@ -14,6 +14,9 @@ const gateLimit = 256
 // heldAgain is after which time a message waits anew for the lease.
 const heldAgain = 200 * time.Millisecond
 
+// keptLimit is how many messages wait for the lease.
+const keptLimit = 1024
+
 // Gate is a mailbox that can be shut and has a limit. The library throws away whatever is queued behind a poison pill; a
 // shut gate answers those senders with a dead-letter response, so that they ask the next activation at once. So does the gate
 // of a member that does not hold its lease for certain: what waited for a frozen process is not carried out when it wakes.
@@ -114,6 +117,9 @@ type again struct{}
 
 // keep puts a message behind those that wait for the lease.
 func (g *Gate) keep(m any) {
+	if len(g.kept) >= keptLimit {
+		return // an activation says little to itself: these are hints, which come again
+	}
 	if g.kept = append(g.kept, m); len(g.kept) == 1 {
 		time.AfterFunc(heldAgain, func() { g.PostUserMessage(again{}) })
 	}
