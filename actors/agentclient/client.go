@@ -16,6 +16,7 @@ import (
 	"troupe/actors/agent"
 	"troupe/actors/fault"
 	"troupe/actors/protocol"
+	"troupe/cluster/member"
 )
 
 // Kind is the grain kind of agents.
@@ -30,16 +31,19 @@ const (
 	maxCached   = 50000 // activations whose address is remembered
 	remoteTrust = 3 * time.Second
 	maxHints    = 512 // on their way at once; more are dropped, the sweep covers them
+	maxLists    = 4   // of Rouse, on their way at once; more wait
 )
 
 // Client asks grains through one cluster member.
 type Client struct {
-	c     *cluster.Cluster
-	ready <-chan struct{}
-	mu    sync.Mutex
-	known map[agent.ID]known
-	hints chan struct{} // bounds hints on their way to other members
-	wakes singleflight.Group
+	c      *cluster.Cluster
+	ready  <-chan struct{}
+	mu     sync.Mutex
+	known  map[agent.ID]known
+	lookup *member.Lookup
+	hints  chan struct{} // bounds hints on their way to other members
+	lists  chan struct{} // and lists of agents
+	wakes  singleflight.Group
 }
 
 // known is where an activation was found. Elsewhere it may end without our knowing, so that is trusted only for a while.
@@ -48,9 +52,15 @@ type known struct {
 	until time.Time
 }
 
-// New returns a client of the member c, which may be asked once ready is closed.
-func New(c *cluster.Cluster, ready <-chan struct{}) *Client {
-	return &Client{c: c, ready: ready, known: map[agent.ID]known{}, hints: make(chan struct{}, maxHints)}
+// New returns a client of a member, which may be asked once it is ready.
+func New(n *member.Node) *Client {
+	c := asks(n.Cluster, n.Provider.Ready())
+	c.lookup = n.Lookup
+	return c
+}
+
+func asks(c *cluster.Cluster, ready <-chan struct{}) *Client {
+	return &Client{c: c, ready: ready, known: map[agent.ID]known{}, hints: make(chan struct{}, maxHints), lists: make(chan struct{}, maxLists)}
 }
 
 // Ask sends a command and waits for its result, which is decoded into T. Errors: the grain's fault, fault.Unavailable.
@@ -143,17 +153,30 @@ func (c *Client) deliver(id agent.ID, kind string) {
 	}()
 }
 
-// Rouse is Hint for those who can wait: where many hints are on their way, it waits until there is room, or ctx ends. Nothing is dropped,
-// and many agents that are due at once come one after the other instead of two seconds later.
-func (c *Client) Rouse(ctx context.Context, id agent.ID) {
-	if pid := c.remembered(id); pid != nil {
-		c.c.ActorSystem.Root.Send(pid, &protocol.Command{Kind: protocol.Look})
+// Rouse is Hint for many agents and for those who can wait: it returns when all of them are told, or are on their way to be, or ctx has
+// ended. Nothing is dropped, and agents that are due at once come one after the other instead of two seconds later.
+func (c *Client) Rouse(ctx context.Context, ids []agent.ID) {
+	if !c.started() {
 		return
 	}
 	select {
-	case c.hints <- struct{}{}:
-		c.deliver(id, protocol.Look)
+	case c.lists <- struct{}{}:
 	case <-ctx.Done():
+		return
+	}
+	names := make([]string, len(ids))
+	for i, id := range ids {
+		names[i] = string(id)
+	}
+	left := c.lookup.Rouse(ctx, Kind, names)
+	<-c.lists
+	for _, id := range left { // held where they would not be placed now, mostly
+		select {
+		case c.hints <- struct{}{}:
+			c.deliver(agent.ID(id), protocol.Look)
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 

@@ -35,7 +35,7 @@ func asking(t *testing.T, receive actor.ReceiveFunc) *Client {
 	c.IdentityLookup = l
 	ready := make(chan struct{})
 	close(ready)
-	return New(c, ready)
+	return asks(c, ready)
 }
 
 // TestTrap13_EveryAttemptCarriesTheSameID: what is repeated can only be told from what is new by its id.

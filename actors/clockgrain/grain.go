@@ -2,7 +2,7 @@
 // something due.
 //
 //	Keeper (every member) ── asks each shard "are you there", which is what activates it
-//	clock/<shard>         ── sweeps its shard under its claim; what it finds are hints to agents
+//	clock/<shard>         ── sweeps its shard under its claim; what it finds are hints to agents, in lists
 //
 // A shard that is swept twice while its owner changes does no harm, and only the holder of the newest claim can hand out
 // or clear entries (FENCE-8).
@@ -43,7 +43,7 @@ type Store interface {
 // Deps are the grain's dependencies, shared by the shards of a node.
 type Deps struct {
 	Store  Store
-	Wake   func(context.Context, agent.ID) // hints one agent; it may wait as long as the context lasts
+	Wake   func(context.Context, []agent.ID) // hints agents; it may wait as long as the context lasts
 	Fenced func(kind string)
 	// Rightful says whether the shard would be placed here if it were placed now.
 	Rightful func(kind, identity string) bool
@@ -140,9 +140,10 @@ func (g *Grain) sweep(ctx context.Context) (time.Duration, error) {
 		wait = min(period, max(time.Duration(next)*time.Millisecond, soonest))
 	}
 	var settled []agent.Alarm
+	var due []agent.ID
 	for _, a := range alarms {
 		if !a.Pending {
-			g.d.Wake(ctx, a.ID)
+			due = append(due, a.ID)
 			continue
 		}
 		// An entry stays until nothing waits, or nothing that waits could start (POD-6).
@@ -150,10 +151,13 @@ func (g *Grain) sweep(ctx context.Context) (time.Duration, error) {
 		switch {
 		case err != nil && !fault.Is(err, fault.NotFound): // not known: the entry comes again
 		case err == nil && f.Status == agent.Active && f.Pending > 0 && f.Balance > 0:
-			g.d.Wake(ctx, a.ID)
+			due = append(due, a.ID)
 		default:
 			settled = append(settled, a)
 		}
+	}
+	if len(due) > 0 {
+		g.d.Wake(ctx, due)
 	}
 	if len(settled) == 0 {
 		return wait, nil

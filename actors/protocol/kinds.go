@@ -49,7 +49,19 @@ const (
 	Compact   = "compact"   // CompactCommand → –
 	Touch     = "touch"     // – → –: what the runner may use has changed
 	Task      = "task"      // TaskCommand → TaskResult
+	Rouse     = "rouse"     // to the placement of a member: RouseCommand → RouseResult
 )
+
+// RouseCommand names identities of a kind that are to look at themselves; those that are not active are activated first.
+type RouseCommand struct {
+	Kind       string   `json:"kind"`
+	Identities []string `json:"identities"`
+}
+
+// RouseResult names those that this member could not activate.
+type RouseResult struct {
+	Left []string `json:"left,omitempty"`
+}
 
 // Guard is what every runner call carries.
 type Guard struct {

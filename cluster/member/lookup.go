@@ -18,6 +18,7 @@ import (
 	"github.com/asynkron/protoactor-go/remote"
 
 	"troupe/actors/agent"
+	"troupe/actors/protocol"
 )
 
 const (
@@ -71,6 +72,7 @@ type Lookup struct {
 	live     map[string]int       // activations by kind
 	second   time.Time            // of claimed, which counts claims
 	suspects map[string]time.Time // members that did not answer, and until when that counts
+	doubt    chan struct{}        // closed when another one is suspected
 	claimed  int
 	failed   func(kind, identity string, reason any)
 }
@@ -85,7 +87,7 @@ func NewLookup(claims agent.Claims, p *Provider, log *slog.Logger, busy func() a
 func (l *Lookup) Setup(c *cluster.Cluster, _ []string, _ bool) {
 	l.c = c
 	l.place, _ = c.ActorSystem.Root.SpawnNamed(actor.PropsFromProducer(func() actor.Actor {
-		return &placement{l: l, live: map[string]*living{}, byPID: map[string]string{}, claiming: map[string][]*actor.PID{}, crashes: map[string]crash{}}
+		return &placement{l: l, live: map[string]*living{}, byPID: map[string]string{}, claiming: map[string][]waiter{}, crashes: map[string]crash{}}
 	}), placementName)
 	c.ActorSystem.EventStream.Subscribe(func(e any) { // ends with the actor system
 		if lost, ok := e.(*remote.EndpointTerminatedEvent); ok {
@@ -233,6 +235,16 @@ func (l *Lookup) suspect(member string) bool {
 	return is
 }
 
+// doubted is closed when the next member is suspected.
+func (l *Lookup) doubted() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.doubt == nil {
+		l.doubt = make(chan struct{})
+	}
+	return l.doubt
+}
+
 func (l *Lookup) suspected(member string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -240,6 +252,10 @@ func (l *Lookup) suspected(member string) {
 		l.suspects = map[string]time.Time{}
 	}
 	l.suspects[member] = time.Now().Add(suspicion)
+	if l.doubt != nil {
+		close(l.doubt)
+		l.doubt = nil
+	}
 }
 
 // RemovePid implements cluster.IdentityLookup; the claim is given up when the activation has ended.
@@ -288,7 +304,7 @@ type placement struct {
 	l        *Lookup
 	live     map[string]*living
 	byPID    map[string]string
-	claiming map[string][]*actor.PID
+	claiming map[string][]waiter
 	waiters  []*actor.PID
 	// releasing counts claims that are being given up: a drain waits for them, or others would have to wait for the lease.
 	releasing int
@@ -315,7 +331,9 @@ func (p *placement) HandleFailure(_ *actor.ActorSystem, s actor.Supervisor, chil
 func (p *placement) Receive(c actor.Context) {
 	switch m := c.Message().(type) {
 	case *cluster.ActivationRequest:
-		p.activate(c, m)
+		p.place(c, m.ClusterIdentity, caller{c.Sender()})
+	case *protocol.Command:
+		p.rouse(c, m)
 	case *claimed:
 		p.onClaimed(c, m)
 	case *actor.Terminated:
@@ -345,23 +363,24 @@ func (p *placement) Receive(c actor.Context) {
 	}
 }
 
-func (p *placement) activate(c actor.Context, m *cluster.ActivationRequest) {
-	key := m.ClusterIdentity.AsKey()
+// place makes an identity active unless it is, and tells w where.
+func (p *placement) place(c actor.Context, ci *cluster.ClusterIdentity, w waiter) {
+	key := ci.AsKey()
 	a := p.live[key]
 	switch {
 	case a != nil && !a.gate.shut.Load():
-		c.Respond(&cluster.ActivationResponse{Pid: a.pid})
+		w.placed(c, ci.Identity, a.pid)
 		return
 	case a != nil, p.l.draining.Load(), !p.l.provider.Held(), p.resting(key):
-		c.Respond(&cluster.ActivationResponse{Failed: true}) // the caller comes back in a moment
+		w.placed(c, ci.Identity, nil)
 		return
 	}
 	waiting, busy := p.claiming[key]
-	p.claiming[key] = append(waiting, c.Sender())
+	p.claiming[key] = append(waiting, w)
 	if busy {
 		return
 	}
-	self, root, l, ci := c.Self(), c.ActorSystem().Root, p.l, m.ClusterIdentity
+	self, root, l := c.Self(), c.ActorSystem().Root, p.l
 	go func() { root.Send(self, l.claim(ci, self.Id)) }()
 }
 
@@ -429,18 +448,16 @@ func (p *placement) onClaimed(c actor.Context, m *claimed) {
 	key := m.ci.AsKey()
 	waiting := p.claiming[key]
 	delete(p.claiming, key)
-	res := &cluster.ActivationResponse{Failed: true}
+	var pid *actor.PID
 	switch {
 	case m.err != nil:
 		p.l.log.Warn("claim failed", "kind", m.ci.Kind, "err", m.err)
 	case !m.mine: // another member holds it, or too many are taken over in this second: the caller reads the claim again
 	default:
-		if pid := p.spawn(c, m); pid != nil {
-			res = &cluster.ActivationResponse{Pid: pid}
-		}
+		pid = p.spawn(c, m)
 	}
 	for _, w := range waiting {
-		c.Send(w, res)
+		w.placed(c, m.ci.Identity, pid)
 	}
 	p.checkDrained(c)
 }

@@ -3,9 +3,12 @@ package member_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"path/filepath"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -15,6 +18,7 @@ import (
 
 	"troupe/actors/agent"
 	"troupe/actors/fault"
+	"troupe/actors/protocol"
 	"troupe/cluster/member"
 	"troupe/persistence/sqlitestore"
 )
@@ -53,6 +57,16 @@ func start(t *testing.T, gone bool, failed func(), receive actor.ReceiveFunc) (*
 		_ = st.Close()
 	})
 	return n, a
+}
+
+// waitFor looks again and again until it is so.
+func waitFor(t *testing.T, so func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !so(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it did not become so")
+		}
+	}
 }
 
 func ask(n *member.Node, msg any) (any, error) {
@@ -142,5 +156,67 @@ func TestAMemberWaitsForItsStore(t *testing.T) {
 	<-n.Provider.Ready()
 	if res, err := ask(n, "hello"); res != "here" {
 		t.Errorf("%v, %v", res, err)
+	}
+}
+
+// TestRouse: many identities are activated by one list and told once each; who is active is told again, and what another member holds or
+// would not be placed anywhere is named.
+func TestRouse(t *testing.T) {
+	var mu sync.Mutex
+	begun, told := map[string]int{}, map[string]int{}
+	n, st := start(t, false, func() {}, func(c actor.Context) {
+		mu.Lock()
+		defer mu.Unlock()
+		switch m := c.Message().(type) {
+		case *cluster.ClusterInit:
+			begun[m.Identity.Identity]++
+		case *protocol.Command:
+			if m.Kind == protocol.Look {
+				told[cluster.GetClusterIdentity(c).Identity]++
+			}
+		}
+	})
+	<-n.Provider.Ready()
+	other := agent.Member{ID: "other", Address: "127.0.0.1:1", Kinds: []string{"probe"}} // answers nothing, as far as its lease goes it lives
+	if _, err := st.Lease(t.Context(), other, true, time.Minute.Milliseconds(), nil); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, func() bool { return len(n.Provider.View().Members) == 2 })
+	var ids []string
+	for i := range 300 {
+		ids = append(ids, fmt.Sprint("id-", i))
+	}
+	held := ids[:10]
+	for _, id := range held {
+		if _, mine, err := st.Claim(t.Context(), "probe", id, agent.Claim{}, agent.Claim{Member: other.ID, Address: other.Address}); err != nil || !mine {
+			t.Fatal(mine, err)
+		}
+	}
+	for round := 1; round <= 2; round++ {
+		left := n.Lookup.Rouse(t.Context(), "probe", ids)
+		slices.Sort(left)
+		if want := slices.Sorted(slices.Values(held)); !slices.Equal(left, want) {
+			t.Fatalf("left %v, want %v", left, want)
+		}
+		waitFor(t, func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			all := 0
+			for _, n := range told {
+				all += n
+			}
+			return all >= 290*round
+		})
+		mu.Lock()
+		for _, id := range ids[10:] {
+			if begun[id] != 1 || told[id] != round {
+				t.Errorf("%s was activated %d times and told %d times in round %d", id, begun[id], told[id], round)
+			}
+		}
+		mu.Unlock()
+	}
+	_ = n.Lookup.Drain(5 * time.Second)
+	if left := n.Lookup.Rouse(t.Context(), "probe", ids); len(left) != len(ids) {
+		t.Errorf("a member that leaves took %d of %d", len(ids)-len(left), len(ids))
 	}
 }

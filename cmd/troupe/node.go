@@ -122,7 +122,7 @@ func startNode(ctx context.Context, cfg Config, log *slog.Logger) (_ *node, err 
 		_ = l.Close()
 		return nil, err
 	}
-	n.agents = agentclient.New(n.cluster.Cluster, n.cluster.Provider.Ready())
+	n.agents = agentclient.New(n.cluster)
 	n.watch()
 	authn := auth.New(n.st, n.box, log)
 	if err = n.bootstrap(ctx, authn); err != nil {
@@ -231,7 +231,7 @@ func (n *node) join(set agent.Settings) error {
 				clear, err := n.box.Open(string(id), slot, sealed)
 				return agent.NewSecret(clear), err
 			}})),
-		cluster.NewKind(agent.KindClock, clockgrain.Props(&clockgrain.Deps{Store: n.st, Wake: func(ctx context.Context, id agent.ID) { n.agents.Rouse(ctx, id) }, Fenced: n.metrics.Fenced,
+		cluster.NewKind(agent.KindClock, clockgrain.Props(&clockgrain.Deps{Store: n.st, Wake: func(ctx context.Context, due []agent.ID) { n.agents.Rouse(ctx, due) }, Fenced: n.metrics.Fenced,
 			Rightful: func(kind, identity string) bool { return n.cluster.Lookup.Rightful(kind, identity) }, Log: n.log})))
 	return nil
 }

@@ -1,0 +1,133 @@
+package member
+
+import (
+	"context"
+	"sync"
+
+	"github.com/asynkron/protoactor-go/actor"
+	"github.com/asynkron/protoactor-go/cluster"
+
+	"troupe/actors/agent"
+	"troupe/actors/protocol"
+)
+
+// rousals is how often Rouse asks: the second time without members that did not answer.
+const rousals = 2
+
+// Rouse tells many identities of a kind to look at themselves: each member that should have some of them gets them in one list, activates
+// those that are not active and answers when all of them are told. It returns those that were not reached: another member holds them, too
+// many are taken over in this second, or nobody answered.
+func (l *Lookup) Rouse(ctx context.Context, kind string, identities []string) (left []string) {
+	for try := 0; len(identities) > 0 && try < rousals && ctx.Err() == nil; try++ {
+		lists := map[string][]string{}
+		members := map[string]agent.Member{}
+		v := l.provider.View()
+		for _, id := range identities {
+			o, ok := v.owner(kind, id, l.suspect)
+			if !ok {
+				left = append(left, id)
+				continue
+			}
+			members[o.ID] = o
+			lists[o.ID] = append(lists[o.ID], id)
+		}
+		identities = nil
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		for member, list := range lists {
+			wg.Go(func() {
+				missed, answered := l.rouse(members[member], kind, list)
+				mu.Lock()
+				defer mu.Unlock()
+				if answered {
+					left = append(left, missed...)
+					return
+				}
+				identities = append(identities, list...)
+			})
+		}
+		wg.Wait()
+	}
+	return append(left, identities...)
+}
+
+// rouse gives a member its list, and suspects it if it does not answer. It waits no longer than until somebody else suspects it: a lost
+// connection tells nothing to those who wait for an answer over it.
+func (l *Lookup) rouse(m agent.Member, kind string, list []string) (left []string, answered bool) {
+	wait, other := askPlacement, m.ID != l.provider.Self().ID
+	if other {
+		wait = askRightful
+	}
+	cmd := protocol.NewCommand(protocol.Rouse, protocol.RouseCommand{Kind: kind, Identities: list})
+	answer := l.c.ActorSystem.Root.RequestFuture(actor.NewPID(m.Address, placementName), cmd, wait)
+	came := make(chan any, 1)
+	go func() { // ends with the future, which has a deadline
+		res, _ := answer.Result()
+		came <- res
+	}()
+	for {
+		doubt := l.doubted()
+		if other && l.suspect(m.ID) {
+			return nil, false
+		}
+		select {
+		case <-doubt:
+		case res := <-came:
+			if r, ok := res.(*protocol.Reply); ok && r.Err() == nil {
+				if out, err := protocol.Decode[protocol.RouseResult](r.Body); err == nil {
+					return out.Left, true
+				}
+			}
+			if other {
+				l.suspected(m.ID)
+			}
+			return nil, false
+		}
+	}
+}
+
+// waiter is told where an identity is active; nil: nowhere, and whoever asked comes back in a moment.
+type waiter interface {
+	placed(c actor.Context, identity string, pid *actor.PID)
+}
+
+// caller waits for one identity.
+type caller struct{ pid *actor.PID }
+
+func (w caller) placed(c actor.Context, _ string, pid *actor.PID) {
+	c.Send(w.pid, &cluster.ActivationResponse{Pid: pid, Failed: pid == nil})
+}
+
+// list is one of Rouse: it answers when every identity is placed, or is known not to be.
+type list struct {
+	pid  *actor.PID
+	open int
+	left []string
+}
+
+func (w *list) placed(c actor.Context, identity string, pid *actor.PID) {
+	if pid == nil {
+		w.left = append(w.left, identity)
+	} else {
+		c.Send(pid, &protocol.Command{Kind: protocol.Look})
+	}
+	if w.open--; w.open == 0 {
+		c.Send(w.pid, protocol.Answer(protocol.RouseResult{Left: w.left}, nil))
+	}
+}
+
+// rouse activates a list.
+func (p *placement) rouse(c actor.Context, cmd *protocol.Command) {
+	if cmd.Kind != protocol.Rouse || c.Sender() == nil {
+		return
+	}
+	body, err := protocol.Decode[protocol.RouseCommand](cmd.Body)
+	if err != nil || len(body.Identities) == 0 {
+		c.Respond(protocol.Answer(protocol.RouseResult{}, err))
+		return
+	}
+	w := &list{pid: c.Sender(), open: len(body.Identities)}
+	for _, id := range body.Identities {
+		p.place(c, &cluster.ClusterIdentity{Kind: body.Kind, Identity: id}, w)
+	}
+}
