@@ -47,12 +47,24 @@ type Claim struct {
 	Epoch   int64
 }
 
+// Wanted is an identity to be claimed and the prefix of its PID.
+type Wanted struct{ Identity, PID string }
+
+// Claimed is what became of it: the claim that holds now, and whether it is the one asked for.
+type Claimed struct {
+	Claim Claim
+	Mine  bool
+	Err   error
+}
+
 // Claims places grains. Liveness of the former owner is judged by the caller; the claim is a compare-and-set (FENCE-1).
 type Claims interface {
 	Owner(ctx context.Context, kind, identity string) (Claim, error)
 	// Claim replaces former by next with epoch + 1 and a PID of prefix + "$" + epoch. If the claim is held and is not former, it returns the
 	// present one and false; one that nobody holds is free for all.
 	Claim(ctx context.Context, kind, identity string, former, next Claim) (Claim, bool, error)
+	// ClaimFree is Claim of many identities at once, of which it gets those that nobody holds. The results are in the order of wanted.
+	ClaimFree(ctx context.Context, kind string, wanted []Wanted, member, address string) []Claimed
 	// Release gives the identity up if the fence is still the newest. The epoch is kept.
 	Release(ctx context.Context, kind, identity string, f Fence) error
 }

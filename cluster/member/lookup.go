@@ -68,6 +68,7 @@ type Lookup struct {
 	place    *actor.PID
 	draining atomic.Bool
 	sem      chan struct{}
+	workers  *workers
 	mu       sync.Mutex
 	live     map[string]int       // activations by kind
 	second   time.Time            // of claimed, which counts claims
@@ -80,7 +81,7 @@ type Lookup struct {
 // NewLookup returns a lookup that places grains of the provider's members. Busy makes the answer of an overloaded
 // activation; failed is told of every activation that was stopped because it panicked.
 func NewLookup(claims agent.Claims, p *Provider, log *slog.Logger, busy func() any, failed func(kind, identity string, reason any)) *Lookup {
-	return &Lookup{claims: claims, provider: p, log: log, busy: busy, sem: make(chan struct{}, claimsAtOnce), live: map[string]int{}, failed: failed}
+	return &Lookup{claims: claims, provider: p, log: log, busy: busy, sem: make(chan struct{}, claimsAtOnce), workers: newWorkers(), live: map[string]int{}, failed: failed}
 }
 
 // Setup implements cluster.IdentityLookup.
@@ -331,11 +332,18 @@ func (p *placement) HandleFailure(_ *actor.ActorSystem, s actor.Supervisor, chil
 func (p *placement) Receive(c actor.Context) {
 	switch m := c.Message().(type) {
 	case *cluster.ActivationRequest:
-		p.place(c, m.ClusterIdentity, caller{c.Sender()})
+		if ci := m.ClusterIdentity; p.wants(c, ci, caller{c.Sender()}) {
+			self, root, l := c.Self(), c.ActorSystem().Root, p.l
+			go func() { root.Send(self, l.claim(ci, self.Id)) }()
+		}
 	case *protocol.Command:
 		p.rouse(c, m)
 	case *claimed:
 		p.onClaimed(c, m)
+	case []*claimed:
+		for _, x := range m {
+			p.onClaimed(c, x)
+		}
 	case *actor.Terminated:
 		key := p.byPID[m.Who.Id]
 		delete(p.byPID, m.Who.Id)
@@ -363,25 +371,21 @@ func (p *placement) Receive(c actor.Context) {
 	}
 }
 
-// place makes an identity active unless it is, and tells w where.
-func (p *placement) place(c actor.Context, ci *cluster.ClusterIdentity, w waiter) {
+// wants tells w where an identity is active, at once or when its claim is known, and says whether that is to be asked for now.
+func (p *placement) wants(c actor.Context, ci *cluster.ClusterIdentity, w waiter) bool {
 	key := ci.AsKey()
 	a := p.live[key]
 	switch {
 	case a != nil && !a.gate.shut.Load():
 		w.placed(c, ci.Identity, a.pid)
-		return
+		return false
 	case a != nil, p.l.draining.Load(), !p.l.provider.Held(), p.resting(key):
 		w.placed(c, ci.Identity, nil)
-		return
+		return false
 	}
 	waiting, busy := p.claiming[key]
 	p.claiming[key] = append(waiting, w)
-	if busy {
-		return
-	}
-	self, root, l := c.Self(), c.ActorSystem().Root, p.l
-	go func() { root.Send(self, l.claim(ci, self.Id)) }()
+	return !busy
 }
 
 // resting says whether an identity that keeps failing is in its pause.
@@ -484,7 +488,7 @@ func (p *placement) spawn(c actor.Context, m *claimed) *actor.PID {
 	}
 	key := m.ci.AsKey()
 	act := &Activation{Fence: agent.Fence{Member: m.claim.Member, Epoch: m.claim.Epoch}, gate: newGate(c.ActorSystem().Root, p.l.busy, p.l.provider.Held)}
-	props := kind.Props.Clone(
+	props := kind.Props.Clone(actor.WithDispatcher(p.l.workers),
 		actor.WithMailbox(func() actor.Mailbox { return act.gate }), actor.WithReceiverMiddleware(p.l.ending),
 		actor.WithOnInit(func(x actor.Context) { cluster.SetClusterIdentity(x, m.ci); x.Set(act) }))
 	pid, err := c.SpawnNamed(props, key+"$"+strconv.FormatInt(m.claim.Epoch, 10))

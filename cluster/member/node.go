@@ -106,5 +106,6 @@ func (n *Node) Stop(grace time.Duration) error {
 		err = lerr
 	}
 	n.Cluster.Shutdown(false)
+	n.Lookup.workers.close()
 	return err
 }

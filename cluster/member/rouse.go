@@ -127,7 +127,41 @@ func (p *placement) rouse(c actor.Context, cmd *protocol.Command) {
 		return
 	}
 	w := &list{pid: c.Sender(), open: len(body.Identities)}
+	var cis []*cluster.ClusterIdentity
 	for _, id := range body.Identities {
-		p.place(c, &cluster.ClusterIdentity{Kind: body.Kind, Identity: id}, w)
+		if ci := (&cluster.ClusterIdentity{Kind: body.Kind, Identity: id}); p.wants(c, ci, w) {
+			cis = append(cis, ci)
+		}
 	}
+	if len(cis) == 0 {
+		return
+	}
+	self, root, l := c.Self(), c.ActorSystem().Root, p.l
+	go l.claimList(cis, self.Id, func(outcome any) { root.Send(self, outcome) })
+}
+
+// claimList claims identities of one kind: at once those that nobody holds, one by one those that a dead member held.
+func (l *Lookup) claimList(cis []*cluster.ClusterIdentity, parent string, tell func(outcome any)) {
+	l.sem <- struct{}{}
+	ctx, cancel := context.WithTimeout(context.Background(), claimTimeout)
+	defer cancel()
+	self, v := l.provider.Self(), l.provider.View()
+	wanted := make([]agent.Wanted, len(cis))
+	for i, ci := range cis {
+		wanted[i] = agent.Wanted{Identity: ci.Identity, PID: parent + "/" + ci.AsKey()}
+	}
+	all := make([]agent.Claimed, len(cis))
+	if l.provider.Held() {
+		all = l.claims.ClaimFree(ctx, cis[0].Kind, wanted, self.ID, self.Address)
+	}
+	<-l.sem
+	var known []*claimed
+	for i, x := range all {
+		if _, alive := v.Alive(x.Claim.Member); x.Err == nil && !x.Mine && x.Claim.Member != "" && (!alive || x.Claim.Member == self.ID) {
+			go func() { tell(l.claim(cis[i], parent)) }()
+			continue
+		}
+		known = append(known, &claimed{ci: cis[i], claim: x.Claim, mine: x.Mine, err: x.Err})
+	}
+	tell(known)
 }

@@ -180,11 +180,24 @@ func (b *batcher) write(ctx context.Context, lane int, cmds ...redis.Cmder) erro
 }
 
 func (b *batcher) run(ctx context.Context, lane int, c *call) error {
+	if err := b.start(lane, c); err != nil {
+		return err
+	}
+	return b.wait(ctx, c)
+}
+
+// start puts a call on its way.
+func (b *batcher) start(lane int, c *call) error {
 	select {
 	case b.lanes[lane%lanes] <- c:
+		return nil
 	default:
 		return fault.Store(errors.New("too many calls wait for the store"))
 	}
+}
+
+// wait waits for one that was started.
+func (b *batcher) wait(ctx context.Context, c *call) error {
 	select {
 	case <-c.done:
 		if c.err != nil {
@@ -219,13 +232,16 @@ func (s *Store) eval(ctx context.Context, run func(context.Context, int, ...redi
 		switch {
 		case err == nil:
 			return res, nil
-		case try == 0 && strings.HasPrefix(err.Error(), "NOSCRIPT"):
+		case try == 0 && isUnknownScript(err):
 			before = nil
 		default:
 			return nil, storeErr(err)
 		}
 	}
 }
+
+// isUnknownScript says that the server does not know a script: it was restarted.
+func isUnknownScript(err error) bool { return strings.HasPrefix(err.Error(), "NOSCRIPT") }
 
 // put runs one write on its own and waits until it is durable.
 func (s *Store) put(ctx context.Context, cmd redis.Cmder) error {

@@ -74,7 +74,7 @@ func (s *Store) Census(ctx context.Context) (map[string]agent.Standing, error) {
 // cmdRun runs a script on a connection of its own.
 func (sc *script) cmdRun(ctx context.Context, s *Store, keys []string, args []any) (any, error) {
 	cmd := sc.cmd(ctx, keys, args, false)
-	if err := s.rdb.Process(ctx, cmd); err != nil && len(err.Error()) > 8 && err.Error()[:8] == "NOSCRIPT" {
+	if err := s.rdb.Process(ctx, cmd); err != nil && isUnknownScript(err) {
 		cmd = sc.cmd(ctx, keys, args, true)
 		_ = s.rdb.Process(ctx, cmd)
 	}
@@ -102,13 +102,52 @@ func (s *Store) Owner(ctx context.Context, kind, identity string) (agent.Claim, 
 
 // Claim implements agent.Claims.
 func (s *Store) Claim(ctx context.Context, kind, identity string, former, next agent.Claim) (agent.Claim, bool, error) {
-	res, err := s.query(ctx, shardOf(agent.ID(identity)), claimScript, []string{grainHead(kind, identity)},
-		[]any{former.Member, strconv.FormatInt(former.Epoch, 10), next.Member, next.Address, next.PID})
+	keys, args := claiming(kind, identity, former, next)
+	res, err := s.query(ctx, shardOf(agent.ID(identity)), claimScript, keys, args)
 	if err != nil {
 		return agent.Claim{}, false, err
 	}
+	c, mine := claimOf(res)
+	return c, mine, nil
+}
+
+// ClaimFree implements agent.Claims.
+func (s *Store) ClaimFree(ctx context.Context, kind string, wanted []agent.Wanted, member, address string) []agent.Claimed {
+	out, calls, cmds := make([]agent.Claimed, len(wanted)), make([]*call, len(wanted)), make([]*redis.Cmd, len(wanted))
+	for i, w := range wanted {
+		keys, args := claiming(kind, w.Identity, agent.Claim{}, agent.Claim{Member: member, Address: address, PID: w.PID})
+		cmds[i] = claimScript.cmd(ctx, keys, args, false)
+		calls[i] = &call{cmds: []redis.Cmder{cmds[i]}, done: make(chan struct{})}
+		out[i].Err = s.batch.start(shardOf(agent.ID(w.Identity)), calls[i])
+	}
+	for i, w := range wanted {
+		c := &out[i]
+		if c.Err == nil {
+			c.Err = s.batch.wait(ctx, calls[i])
+		}
+		if c.Err != nil {
+			continue
+		}
+		res, err := cmds[i].Result()
+		switch {
+		case err == nil:
+			c.Claim, c.Mine = claimOf(res)
+		case isUnknownScript(err):
+			c.Claim, c.Mine, c.Err = s.Claim(ctx, kind, w.Identity, agent.Claim{}, agent.Claim{Member: member, Address: address, PID: w.PID})
+		default:
+			c.Err = storeErr(err)
+		}
+	}
+	return out
+}
+
+func claiming(kind, identity string, former, next agent.Claim) (keys []string, args []any) {
+	return []string{grainHead(kind, identity)}, []any{former.Member, strconv.FormatInt(former.Epoch, 10), next.Member, next.Address, next.PID}
+}
+
+func claimOf(res any) (agent.Claim, bool) {
 	v := reply(res)
-	return agent.Claim{Member: v.str(1), Address: v.str(2), PID: v.str(3), Epoch: v.num(4)}, v.num(0) == 1, nil
+	return agent.Claim{Member: v.str(1), Address: v.str(2), PID: v.str(3), Epoch: v.num(4)}, v.num(0) == 1
 }
 
 // Release implements agent.Claims.

@@ -81,18 +81,38 @@ func (s *Store) Owner(ctx context.Context, kind, identity string) (c agent.Claim
 // Claim implements agent.Claims.
 func (s *Store) Claim(ctx context.Context, kind, identity string, former, next agent.Claim) (out agent.Claim, won bool, err error) {
 	err = s.write(ctx, func(t *tx) error {
-		out, won = agent.Claim{}, false
-		t.row(`SELECT member, addr, pid, epoch FROM grain WHERE kind=? AND identity=?`, args(kind, identity), &out.Member, &out.Address, &out.PID, &out.Epoch)
-		if out.Member != "" && (out.Member != former.Member || out.Epoch != former.Epoch) {
-			return nil
-		}
-		won = true
-		out = agent.Claim{Member: next.Member, Address: next.Address, Epoch: out.Epoch + 1}
-		out.PID = next.PID + "$" + strconv.FormatInt(out.Epoch, 10)
-		t.exec(`INSERT OR REPLACE INTO grain VALUES (?,?,?,?,?,?)`, kind, identity, out.Member, out.Address, out.PID, out.Epoch)
+		out, won = t.claim(kind, identity, former, next)
 		return nil
 	})
 	return out, won, err
+}
+
+// ClaimFree implements agent.Claims: one transaction.
+func (s *Store) ClaimFree(ctx context.Context, kind string, wanted []agent.Wanted, member, address string) []agent.Claimed {
+	out := make([]agent.Claimed, len(wanted))
+	err := s.write(ctx, func(t *tx) error {
+		for i, w := range wanted {
+			out[i].Claim, out[i].Mine = t.claim(kind, w.Identity, agent.Claim{}, agent.Claim{Member: member, Address: address, PID: w.PID})
+		}
+		return nil
+	})
+	if err != nil {
+		for i := range out {
+			out[i] = agent.Claimed{Err: err}
+		}
+	}
+	return out
+}
+
+func (t *tx) claim(kind, identity string, former, next agent.Claim) (out agent.Claim, won bool) {
+	t.row(`SELECT member, addr, pid, epoch FROM grain WHERE kind=? AND identity=?`, args(kind, identity), &out.Member, &out.Address, &out.PID, &out.Epoch)
+	if out.Member != "" && (out.Member != former.Member || out.Epoch != former.Epoch) {
+		return out, false
+	}
+	out = agent.Claim{Member: next.Member, Address: next.Address, Epoch: out.Epoch + 1}
+	out.PID = next.PID + "$" + strconv.FormatInt(out.Epoch, 10)
+	t.exec(`INSERT OR REPLACE INTO grain VALUES (?,?,?,?,?,?)`, kind, identity, out.Member, out.Address, out.PID, out.Epoch)
+	return out, true
 }
 
 // Release implements agent.Claims.

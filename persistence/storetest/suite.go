@@ -403,6 +403,19 @@ func testClaims(t *testing.T, k *kit) {
 	if now, ok, err := k.s.Claim(k.ctx, "bot", identity, agent.Claim{}, agent.Claim{Member: "m8", Address: "a", PID: "pid"}); err != nil || !ok || now.Epoch != 3 {
 		t.Fatalf("what nobody holds is free, whoever held it: %+v, %v, %v", now, ok, err)
 	}
+	var wanted []agent.Wanted
+	for i := range 20 {
+		wanted = append(wanted, agent.Wanted{Identity: agent.NewUUID(), PID: fmt.Sprint("p", i)})
+	}
+	wanted[7].Identity = identity
+	for i, x := range k.s.ClaimFree(k.ctx, "bot", wanted, "m1", "b") {
+		if want := (agent.Claim{Member: "m1", Address: "b", PID: fmt.Sprintf("p%d$1", i), Epoch: 1}); i != 7 && (x.Err != nil || !x.Mine || x.Claim != want) {
+			t.Fatalf("%d of a list: %+v", i, x)
+		}
+		if now, err := k.s.Owner(k.ctx, "bot", wanted[i].Identity); err != nil || now != x.Claim || i == 7 && (x.Mine || now.Member != "m8") {
+			t.Fatalf("%d of a list: %+v, it is %+v, %v", i, x, now, err)
+		}
+	}
 }
 
 func testLeases(t *testing.T, k *kit) {
