@@ -2,6 +2,7 @@ package agent
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strconv"
 
@@ -35,15 +36,38 @@ type Machine struct {
 	// NewID makes ids; it is a field so that tests are deterministic.
 	NewID func() string
 
-	subscribed bool  // the former runner had opened its command stream
-	remindMS   int64 // when the next reminder is due, as the last look found; 0: none
+	was        standing // as stored
+	subscribed bool     // the former runner had opened its command stream
+	remindMS   int64    // when the next reminder is due, as the last look found; 0: none
 }
 
-// Finish completes the commit with the state, the card and the next instant at which to look again.
+// standing is what the head repeats of the state.
+type standing struct {
+	status Status
+	reason string
+}
+
+// Restore reads what was committed.
+func (m *Machine) Restore(spec, state []byte) error {
+	if err := json.Unmarshal(spec, &m.Spec); err != nil {
+		return fmt.Errorf("decode spec of agent: %w", err)
+	}
+	if err := json.Unmarshal(state, &m.S); err != nil {
+		return fmt.Errorf("decode state of agent: %w", err)
+	}
+	m.was = standing{m.S.Status, m.S.Reason}
+	return nil
+}
+
+// Finish completes the commit with the state, what of the head is new and the next instant at which to look again.
 func (m *Machine) Finish() *Commit {
 	m.C.State = Encode(&m.S)
-	m.head(HeadStatus, string(m.S.Status))
-	m.head(HeadReason, m.S.Reason)
+	if m.S.Status != m.was.status || m.S.Status != m.F.Status {
+		m.head(HeadStatus, string(m.S.Status))
+	}
+	if m.S.Reason != m.was.reason {
+		m.head(HeadReason, m.S.Reason)
+	}
 	m.C.Due = m.Alarm()
 	return &m.C
 }

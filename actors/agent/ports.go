@@ -60,6 +60,13 @@ type Snapshot struct {
 	Figures Figures
 }
 
+// Beginning is what an activation begins with.
+type Beginning struct {
+	Snapshot
+	Queue   []Message
+	Records [][]byte
+}
+
 // MarkPut replaces the mark of one message. Unread changes the unread counter of its conversation by that much.
 type MarkPut struct {
 	ID     MessageID
@@ -108,6 +115,8 @@ type Record struct {
 	ID    string
 	Score int64
 	Body  []byte
+	// Known says that it is there, with this score: only its body is replaced.
+	Known bool
 }
 
 // RecordPage selects records of one kind, or group of it, by score.
@@ -231,8 +240,8 @@ type Committed struct {
 // Snapshots is how an activation reads and writes. Errors: fault.Unavailable, and those of Commit.
 type Snapshots interface {
 	Load(ctx context.Context, id ID) (Snapshot, error)
-	// LoadWithQueue is Load and Peek in one: what an activation begins with.
-	LoadWithQueue(ctx context.Context, id ID, limit int) (Snapshot, []Message, error)
+	// Begin is what an activation begins with: Load, Peek and, where p has a limit, the bodies of a page of records, in one round trip.
+	Begin(ctx context.Context, id ID, limit int, p RecordPage) (Beginning, error)
 	// Peek reads the figures and the first limit messages of the queue in one round trip.
 	Peek(ctx context.Context, id ID, limit int) (Figures, []Message, error)
 	Commit(ctx context.Context, c *Commit) (Committed, error)

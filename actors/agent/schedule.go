@@ -200,7 +200,7 @@ func (m *Machine) AddSchedule(id string, p SchedulePatch) (Schedule, error) {
 		return s, err
 	}
 	m.Schedules.All = append(m.Schedules.All, s)
-	m.putSchedule(&s)
+	m.putSchedule(&s, false)
 	m.nextSlot()
 	return s, nil
 }
@@ -216,7 +216,7 @@ func (m *Machine) ChangeSchedule(id string, p SchedulePatch) (Schedule, error) {
 		return *s, err
 	}
 	s.UpdatedMS = max(m.Now, s.UpdatedMS)
-	m.putSchedule(s)
+	m.putSchedule(s, true)
 	m.nextSlot()
 	return *s, nil
 }
@@ -245,8 +245,8 @@ func (m *Machine) DropSchedule(id string, history []Execution) error {
 	return nil
 }
 
-func (m *Machine) putSchedule(s *Schedule) {
-	m.record(Record{Kind: RecordSchedule, ID: s.ID, Score: s.CreatedMS, Body: Encode(s)})
+func (m *Machine) putSchedule(s *Schedule, known bool) {
+	m.record(Record{Kind: RecordSchedule, ID: s.ID, Score: s.CreatedMS, Body: Encode(s), Known: known})
 }
 
 // nextSlot notes the earliest slot of all schedules, for the clock.
@@ -280,7 +280,7 @@ func (m *Machine) fireSchedule(s *Schedule) {
 	expr, zone, err := s.parsed()
 	if err != nil { // a zone that this node does not know: the next one may
 		s.NextMS = m.Now + time.Minute.Milliseconds()
-		m.putSchedule(s)
+		m.putSchedule(s, true)
 		return
 	}
 	now, slot, missed := time.UnixMilli(m.Now), time.UnixMilli(s.NextMS), 0
@@ -301,7 +301,7 @@ func (m *Machine) fireSchedule(s *Schedule) {
 	if next := expr.Next(now, zone); !next.IsZero() {
 		s.NextMS = next.UnixMilli()
 	}
-	m.putSchedule(s)
+	m.putSchedule(s, true)
 }
 
 // fire queues the message of one slot, or says why not (SCHED-7, SCHED-9).

@@ -83,7 +83,8 @@ func (g *Grain) command(c actor.Context, cmd *protocol.Command) {
 		}
 		return
 	}
-	if cmd.Kind == protocol.Look || cmd.Kind == protocol.Observe {
+	if cmd.Kind == protocol.Look || cmd.Kind == protocol.Due || cmd.Kind == protocol.Observe {
+		g.roused = cmd.Kind == protocol.Due
 		if cmd.Kind == protocol.Observe {
 			g.wished = wishKey{}
 		}

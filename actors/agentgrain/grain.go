@@ -107,6 +107,8 @@ type Grain struct {
 	state      []byte
 	version    int64
 	loaded     bool
+	roused     bool     // the clock caused this activation: a slot is due, perhaps
+	schedules  [][]byte // as loaded with the state, for the step that did
 	gone       bool
 	activated  time.Time
 	armed      int64 // due instant in the clock, as far as this activation knows
@@ -217,14 +219,18 @@ func (g *Grain) load() error {
 
 // reload reads the committed state after the claim, so that nothing of an earlier owner is missed, and what comes with it.
 func (g *Grain) reload(ctx context.Context) (agent.Figures, []agent.Message, error) {
-	sn, queue, err := g.d.Store.LoadWithQueue(ctx, g.id, agent.MaxBatchMessages)
+	page := agent.RecordPage{}
+	if g.roused {
+		page = allSchedules
+	}
+	b, err := g.d.Store.Begin(ctx, g.id, agent.MaxBatchMessages, page)
 	if err != nil {
 		g.gone = fault.Is(err, fault.NotFound)
-		return sn.Figures, nil, err
+		return b.Figures, nil, err
 	}
-	g.spec, g.state, g.version, g.loaded = sn.Spec, sn.State, sn.Version, true
+	g.spec, g.state, g.version, g.loaded, g.schedules = b.Spec, b.State, b.Version, true, b.Records
 	g.armed = unknown
-	return sn.Figures, queue, nil
+	return b.Figures, b.Queue, nil
 }
 
 // decision fills the machine and returns the result for the caller. Changed says that it did something.
@@ -272,7 +278,7 @@ func (g *Grain) step(c actor.Context, cmd *protocol.Command, decide decision) (a
 		}
 	}
 	commit := m.Finish()
-	if g.idle(m, commit) {
+	if g.idle(commit) {
 		g.perform(c, m)
 		return result, nil
 	}
@@ -350,16 +356,14 @@ func (g *Grain) machine(ctx context.Context) (*agent.Machine, []agent.Message, e
 			return nil, nil, err
 		}
 	}
-	if err := json.Unmarshal(g.spec, &m.Spec); err != nil {
-		return nil, nil, fmt.Errorf("decode spec of agent %s: %w", g.id, err)
-	}
-	if err := json.Unmarshal(g.state, &m.S); err != nil {
-		return nil, nil, fmt.Errorf("decode state of agent %s: %w", g.id, err)
+	if err := m.Restore(g.spec, g.state); err != nil {
+		return nil, nil, fmt.Errorf("agent %s: %w", g.id, err)
 	}
 	m.F, m.Now, m.Queued = f, f.NowMS, queue
 	if m.Over, err = g.over(ctx, &m.S, queue); err == nil && m.SlotDue() {
 		m.Schedules, err = g.dueSchedules(ctx, m.Now)
 	}
+	g.roused, g.schedules = false, nil
 	return m, queue, err
 }
 
@@ -384,10 +388,9 @@ func (g *Grain) over(ctx context.Context, s *agent.State, queue []agent.Message)
 }
 
 // idle says whether a step decided nothing that must be stored.
-func (g *Grain) idle(m *agent.Machine, c *agent.Commit) bool {
+func (g *Grain) idle(c *agent.Commit) bool {
 	return string(c.State) == string(g.state) && c.Spec == nil && len(c.Append)+len(c.Take)+len(c.Requeue)+len(c.Marks)+len(c.Records)+
-		len(c.Commands)+len(c.Confirm)+len(c.Events) == 0 && c.Balance == nil && c.Attach == 0 && !c.Clear &&
-		len(c.Head) == 2 && m.F.Status == m.S.Status
+		len(c.Commands)+len(c.Confirm)+len(c.Events)+len(c.Head) == 0 && c.Balance == nil && c.Attach == 0 && !c.Clear
 }
 
 // failed handles a commit that did not go through. A fenced one means that another activation owns the agent.

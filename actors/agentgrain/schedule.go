@@ -74,23 +74,34 @@ func records[T any](ctx context.Context, d *Deps, id agent.ID, p agent.RecordPag
 	if err != nil {
 		return nil, err
 	}
+	return decode[T](id, p.Kind, bodies)
+}
+
+func decode[T any](id agent.ID, kind string, bodies [][]byte) ([]T, error) {
 	out := make([]T, len(bodies))
 	for i, b := range bodies {
 		if err := json.Unmarshal(b, &out[i]); err != nil {
-			return nil, fmt.Errorf("decode %s of agent %s: %w", p.Kind, id, err)
+			return nil, fmt.Errorf("decode %s of agent %s: %w", kind, id, err)
 		}
 	}
 	return out, nil
 }
 
+var allSchedules = agent.RecordPage{Kind: agent.RecordSchedule, Limit: agent.MaxSchedules}
+
 func (d *Deps) schedules(ctx context.Context, id agent.ID) ([]agent.Schedule, error) {
-	return records[agent.Schedule](ctx, d, id, agent.RecordPage{Kind: agent.RecordSchedule, Limit: agent.MaxSchedules})
+	return records[agent.Schedule](ctx, d, id, allSchedules)
 }
 
 // dueSchedules reads what the machine needs to fire: all schedules, which of their last messages still wait, and what of a full history
 // has to go.
 func (g *Grain) dueSchedules(ctx context.Context, now int64) (s agent.Scheduled, err error) {
-	if s.All, err = g.d.schedules(ctx, g.id); err != nil {
+	if len(g.schedules) > 0 {
+		s.All, err = decode[agent.Schedule](g.id, agent.RecordSchedule, g.schedules)
+	} else {
+		s.All, err = g.d.schedules(ctx, g.id)
+	}
+	if err != nil {
 		return s, err
 	}
 	var last []agent.MessageID

@@ -19,6 +19,7 @@ import (
 // Kinds of commands to an agent's grain, with their bodies and results.
 const (
 	Look      = "look"      // –: something may be due; a hint, no answer
+	Due       = "due"       // –: as look, and the clock says so
 	Observe   = "observe"   // –: as look, and the pod has changed
 	Yield     = "yield"     // –: another agent needs the pod's place; a hint, no answer
 	Status    = "status"    // StatusCommand → StatusResult
@@ -52,7 +53,7 @@ const (
 	Rouse     = "rouse"     // to the placement of a member: RouseCommand → RouseResult
 )
 
-// RouseCommand names identities of a kind that are to look at themselves; those that are not active are activated first.
+// RouseCommand names identities of a kind of which something is due; those that are not active are activated first.
 type RouseCommand struct {
 	Kind       string   `json:"kind"`
 	Identities []string `json:"identities"`

@@ -171,7 +171,7 @@ func TestRouse(t *testing.T) {
 		case *cluster.ClusterInit:
 			begun[m.Identity.Identity]++
 		case *protocol.Command:
-			if m.Kind == protocol.Look {
+			if m.Kind == protocol.Due {
 				told[cluster.GetClusterIdentity(c).Identity]++
 			}
 		}

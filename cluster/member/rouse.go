@@ -14,7 +14,7 @@ import (
 // rousals is how often Rouse asks: the second time without members that did not answer.
 const rousals = 2
 
-// Rouse tells many identities of a kind to look at themselves: each member that should have some of them gets them in one list, activates
+// Rouse tells many identities of a kind that something of theirs is due: each member that should have some of them gets them in one list, activates
 // those that are not active and answers when all of them are told. It returns those that were not reached: another member holds them, too
 // many are taken over in this second, or nobody answered.
 func (l *Lookup) Rouse(ctx context.Context, kind string, identities []string) (left []string) {
@@ -109,7 +109,7 @@ func (w *list) placed(c actor.Context, identity string, pid *actor.PID) {
 	if pid == nil {
 		w.left = append(w.left, identity)
 	} else {
-		c.Send(pid, &protocol.Command{Kind: protocol.Look})
+		c.Send(pid, &protocol.Command{Kind: protocol.Due})
 	}
 	if w.open--; w.open == 0 {
 		c.Send(w.pid, protocol.Answer(protocol.RouseResult{Left: w.left}, nil))

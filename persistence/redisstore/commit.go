@@ -120,9 +120,12 @@ func (o *operations) collect(c *agent.Commit) {
 		o.add("M", string(m.ID), agent.Encode(&m.Mark), m.Party, m.Unread)
 	}
 	for _, r := range c.Records {
-		if r.Body == nil {
+		switch {
+		case r.Body == nil:
 			o.add("D", r.Kind+"/"+r.ID, r.ID, o.key(o.k.index(r.Kind, r.Group)))
-		} else {
+		case r.Known:
+			o.add("r", r.Kind+"/"+r.ID, r.Body)
+		default:
 			o.add("R", r.Kind+"/"+r.ID, r.Body, r.Score, r.ID, o.key(o.k.index(r.Kind, r.Group)))
 		}
 	}

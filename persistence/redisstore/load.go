@@ -73,15 +73,31 @@ func (r *read) snapshot() agent.Snapshot {
 	return agent.Snapshot{Version: v.num(20), Spec: []byte(v.str(n)), State: []byte(v.str(n + 1)), Figures: figures(v, r.depth.Val(), r.now.Val())}
 }
 
-// LoadWithQueue implements agent.Snapshots.
-func (s *Store) LoadWithQueue(ctx context.Context, id agent.ID, limit int) (agent.Snapshot, []agent.Message, error) {
-	ids := redis.NewStringSliceCmd(ctx, "zrange", keysOf(id).pending(), 0, limit-1)
-	r, err := s.read(ctx, id, []string{"spec", "state"}, ids)
-	if err != nil {
-		return agent.Snapshot{}, nil, err
+// Begin implements agent.Snapshots.
+func (s *Store) Begin(ctx context.Context, id agent.ID, limit int, p agent.RecordPage) (b agent.Beginning, err error) {
+	for try := 0; ; try++ {
+		ids := redis.NewStringSliceCmd(ctx, "zrange", keysOf(id).pending(), 0, limit-1)
+		extra := []redis.Cmder{ids}
+		var page *redis.Cmd
+		if p.Limit > 0 {
+			keys, args := paging(id, p)
+			page = recordsScript.cmd(ctx, keys, args, try > 0)
+			extra = append(extra, page)
+		}
+		r, err := s.read(ctx, id, []string{"spec", "state"}, extra...)
+		if err != nil && try == 0 && page != nil && page.Err() != nil && isUnknownScript(page.Err()) {
+			continue
+		}
+		if err != nil {
+			return b, err
+		}
+		b.Snapshot = r.snapshot()
+		if page != nil {
+			b.Records, _ = paged(page.Val())
+		}
+		b.Queue, err = s.fetch(ctx, id, ids.Val())
+		return b, err
 	}
-	msgs, err := s.fetch(ctx, id, ids.Val())
-	return r.snapshot(), msgs, err
 }
 
 // Peek implements agent.Snapshots.

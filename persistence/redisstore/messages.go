@@ -225,20 +225,29 @@ var recordsScript = load("records")
 
 // Recorded implements agent.Records.
 func (s *Store) Recorded(ctx context.Context, id agent.ID, p agent.RecordPage) ([][]byte, int, error) {
+	keys, args := paging(id, p)
+	res, err := s.query(ctx, shardOf(id), recordsScript, keys, args)
+	if err != nil {
+		return nil, 0, err
+	}
+	bodies, total := paged(res)
+	return bodies, total, nil
+}
+
+func paging(id agent.ID, p agent.RecordPage) (keys []string, args []any) {
 	k, order := keysOf(id), "0"
 	if p.Desc {
 		order = "1"
 	}
-	res, err := s.query(ctx, shardOf(id), recordsScript, []string{k.index(p.Kind, p.Group), k.records()}, []any{p.From, order, p.Offset, p.Limit, p.Kind + "/"})
-	if err != nil {
-		return nil, 0, err
-	}
+	return []string{k.index(p.Kind, p.Group), k.records()}, []any{p.From, order, p.Offset, p.Limit, p.Kind + "/"}
+}
+
+func paged(res any) (bodies [][]byte, total int) {
 	v := reply(res)
-	var out [][]byte
 	for i := 1; i < len(v); i++ {
-		out = append(out, []byte(v.str(i)))
+		bodies = append(bodies, []byte(v.str(i)))
 	}
-	return out, int(v.num(0)), nil
+	return bodies, int(v.num(0))
 }
 
 // Usage implements agent.Records.

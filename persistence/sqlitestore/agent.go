@@ -393,14 +393,16 @@ func (s *Store) Load(ctx context.Context, id agent.ID) (agent.Snapshot, error) {
 	return sn, err
 }
 
-// LoadWithQueue implements agent.Snapshots.
-func (s *Store) LoadWithQueue(ctx context.Context, id agent.ID, limit int) (agent.Snapshot, []agent.Message, error) {
-	sn, err := s.Load(ctx, id)
-	if err != nil || sn.Figures.Pending == 0 {
-		return sn, nil, err
+// Begin implements agent.Snapshots.
+func (s *Store) Begin(ctx context.Context, id agent.ID, limit int, p agent.RecordPage) (b agent.Beginning, err error) {
+	b.Snapshot, err = s.Load(ctx, id)
+	if err == nil && b.Figures.Pending > 0 {
+		b.Queue, err = s.Queue(ctx, id, limit)
 	}
-	msgs, err := s.Queue(ctx, id, limit)
-	return sn, msgs, err
+	if err == nil && p.Limit > 0 {
+		b.Records, _, err = s.Recorded(ctx, id, p)
+	}
+	return b, err
 }
 
 // Peek implements agent.Snapshots.

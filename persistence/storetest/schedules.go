@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"troupe/actors/agent"
+	"troupe/actors/fault"
 )
 
 // testQueued shows that a message of a commit waits like an accepted one: in its place, counted, unread, and gone with its agent.
@@ -37,9 +38,21 @@ func testQueued(t *testing.T, k *kit) {
 	}
 	_, err = k.commit(id, f, func(c *agent.Commit) { c.Take = []agent.MessageID{first.ID, "slot"} })
 	k.must(err)
-	if sn, queue, err := k.s.LoadWithQueue(k.ctx, id, 10); err != nil || len(queue) != 1 || queue[0].ID != last.ID || sn.Figures.Pending != 1 || len(sn.Spec) == 0 || sn.Version != k.version(id) {
-		t.Fatalf("loaded with its queue: %+v, %+v, %v", sn.Figures, queue, err)
+	history := agent.RecordPage{Kind: agent.RecordExecution, Group: "s", Limit: 5}
+	for _, page := range []agent.RecordPage{{}, history} {
+		b, err := k.s.Begin(k.ctx, id, 10, page)
+		if err != nil || len(b.Queue) != 1 || b.Queue[0].ID != last.ID || b.Figures.Pending != 1 || len(b.Spec) == 0 || b.Version != k.version(id) {
+			t.Fatalf("begun with %+v, %+v, %v", b.Figures, b.Queue, err)
+		}
+		if page.Limit == 0 && b.Records != nil || page.Limit > 0 && (len(b.Records) != 1 || string(b.Records[0]) != `{"id":"e"}`) {
+			t.Fatalf("records %q", b.Records)
+		}
 	}
+	if b, err := k.s.Begin(k.ctx, empty, 10, history); err != nil || len(b.Queue)+len(b.Records) != 0 || len(b.Spec) == 0 {
+		t.Fatalf("begun with %+v, %q, %v", b.Queue, b.Records, err)
+	}
+	_, err = k.s.Begin(k.ctx, "nobody", 10, history)
+	k.refused(err, fault.NotFound, "")
 	if _, pending, err = k.s.Peek(k.ctx, id, 10); err != nil || len(pending) != 1 || pending[0].ID != last.ID {
 		t.Fatalf("after taking two: %+v, %v", pending, err)
 	}

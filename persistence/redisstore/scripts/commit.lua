@@ -4,7 +4,7 @@
 -- ARGV 1 member 2 epoch 3 version 4 guard incarnation ("" none) 5 guard runner epoch 6 balance change (""|set|add) 7 amount
 --      8 channel to publish on 9 once(1|0): answer {done, result} if the idempotency key is there 10 cause of the balance change, then operations:
 --      H field value | S spec | T state | A id body mark party key channel | Q the same, queued | - id | + id seq | M id mark party unread
---      R field body score id key | D field id key | C kind body | X kind... | Z | E type data | I hash result ttl | L lease
+--      R field body score id key | r field body | D field id key | C kind body | X kind... | Z | E type data | I hash result ttl | L lease
 --      K key due id exactly(1|0): the alarm; due 0 removes it
 -- Returns {ok, version, now, runner epoch, balance before, after, (seq, created)...} or {fenced} {version, v} {runner} {key} {balance, b}
 -- Invariant: every check comes before the first write.
@@ -32,6 +32,7 @@ local version = int(tonumber(h[3] or '0') + 1)
 local set = {'v', version, 'last', at} -- of the head: written at once, at the end
 local function put(field, value) set[#set + 1] = field; set[#set + 1] = value end
 local mseq, mcount, eseq = tonumber(h[9] or '0'), tonumber(h[10] or '0'), tonumber(h[11] or '0')
+local messages, events = mseq, eseq
 local function event(kind, data)
   eseq = eseq + 1
   redis.call('XADD', KEYS[6], 'MAXLEN', '~', 10000, at .. '-' .. int(eseq), 't', kind, 'd', data)
@@ -73,6 +74,7 @@ while ARGV[i] do
     redis.call('HSET', KEYS[10], ARGV[i + 1], ARGV[i + 2])
     redis.call('ZADD', KEYS[tonumber(ARGV[i + 5])], ARGV[i + 3], ARGV[i + 4])
     i = i + 6
+  elseif op == 'r' then redis.call('HSET', KEYS[10], ARGV[i + 1], ARGV[i + 2]); i = i + 3
   elseif op == 'D' then
     redis.call('HDEL', KEYS[10], ARGV[i + 1])
     redis.call('ZREM', KEYS[tonumber(ARGV[i + 3])], ARGV[i + 2])
@@ -111,7 +113,8 @@ while ARGV[i] do
     i = i + 5
   else error('unknown operation ' .. op) end
 end
-put('mseq', int(mseq)); put('mcount', int(mcount)); put('eseq', int(eseq))
+if mseq > messages then put('mseq', int(mseq)); put('mcount', int(mcount)) end
+if eseq > events then put('eseq', int(eseq)) end
 redis.call('HSET', head, unpack(set))
 redis.call('PUBLISH', ARGV[8], version)
 return out
