@@ -13,29 +13,29 @@ local function day(ms)
 end
 local function sum(key, scope, u)
   for _, f in ipairs({'i', 'o', 'w', 'r', 'n'}) do
-    if u[f] > 0 then redis.call('HINCRBY', key, scope .. ':' .. f, int(u[f])) end
+    if u[f] > 0 then call('HINCRBY', key, scope .. ':' .. f, int(u[f])) end
   end
 end
 -- charge takes the output tokens off the balance, never below zero; what goes beyond it is the overdraft of the turn.
 local function charge(head, usage, events, turn, session, u)
-  local b = tonumber(redis.call('HGET', head, 'balance') or '0')
+  local b = tonumber(call('HGET', head, 'balance') or '0')
   local left = b - u.o
   if left < 0 then
-    local t = redis.call('HGET', head, 'odt')
-    if t ~= turn then redis.call('HSET', head, 'odt', turn, 'odu', '0') end
-    redis.call('HINCRBY', head, 'odu', int(-left))
+    local t = call('HGET', head, 'odt')
+    if t ~= turn then call('HSET', head, 'odt', turn, 'odu', '0') end
+    call('HINCRBY', head, 'odu', int(-left))
     left = 0
   end
-  redis.call('HSET', head, 'balance', int(left))
-  redis.call('HINCRBY', head, 'used', int(u.o))
+  call('HSET', head, 'balance', int(left))
+  call('HINCRBY', head, 'used', int(u.o))
   if left ~= b then
-    local now, last = clock(), redis.call('HGET', head, 'last')
+    local now, last = clock(), call('HGET', head, 'last')
     if last and tonumber(last) > now then now = tonumber(last) end
-    local e = int(redis.call('HINCRBY', head, 'eseq', 1))
-    redis.call('HSET', head, 'last', int(now))
-    redis.call('XADD', events, 'MAXLEN', '~', 10000, int(now) .. '-' .. e, 't', 'balance.changed', 'd',
+    local e = int(call('HINCRBY', head, 'eseq', 1))
+    call('HSET', head, 'last', int(now))
+    call('XADD', events, 'MAXLEN', '~', 10000, int(now) .. '-' .. e, 't', 'balance.changed', 'd',
       '{"balance":' .. int(left) .. ',"previous":' .. int(b) .. ',"cause":"usage"}')
-    redis.call('PUBLISH', string.sub(events, 1, -2) .. 't', e) -- the agent's topic
+    call('PUBLISH', string.sub(events, 1, -2) .. 't', e) -- the agent's topic
   end
   if turn ~= '' then sum(usage, 't/' .. turn, u) end
   if session ~= '' then sum(usage, 's/' .. session, u) end
