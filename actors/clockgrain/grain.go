@@ -28,7 +28,6 @@ const (
 	soonest = 10 * time.Millisecond
 	perRun  = 200 // entries of each kind handed out at once
 	within  = 5 * time.Second
-	retryIn = time.Second
 	// patience is for how long another member must be the rightful owner before a shard moves to it; spread is how much more some shards wait.
 	patience = 10 * time.Second
 	spread   = 20 // times period
