@@ -284,7 +284,8 @@ func (m *Machine) fireSchedule(s *Schedule) {
 		return
 	}
 	now, slot, missed := time.UnixMilli(m.Now), time.UnixMilli(s.NextMS), 0
-	if newest, n := expr.Between(slot, now, zone); n > 0 { // the control plane was away
+	newest, n, next := expr.Between(slot, now, zone)
+	if n > 0 { // the control plane was away
 		missed, slot = n, newest
 	}
 	fire := now.Sub(slot) < catchUp
@@ -298,7 +299,7 @@ func (m *Machine) fireSchedule(s *Schedule) {
 		m.fire(s, slot, zone)
 	}
 	s.NextMS = 0
-	if next := expr.Next(now, zone); !next.IsZero() {
+	if !next.IsZero() {
 		s.NextMS = next.UnixMilli()
 	}
 	m.putSchedule(s, true)

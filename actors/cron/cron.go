@@ -11,6 +11,7 @@ import (
 	"math/bits"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -247,25 +248,35 @@ func (e *Expr) within(hour, minute int) (h, m int, ok bool) {
 	return hour + 1 + bits.TrailingZeros64(rest), bits.TrailingZeros64(e.minute), true
 }
 
-// Between counts the slots after one instant and not after another, and returns the newest of them.
-func (e *Expr) Between(after, until time.Time, zone *time.Location) (newest time.Time, n int) {
-	for at := e.Next(after, zone); !at.IsZero() && !at.After(until) && n < most; at = e.Next(at, zone) {
-		newest, n = at, n+1
+// Between counts the slots after one instant and not after another. It returns the newest of them, and the first that is later than all.
+func (e *Expr) Between(after, until time.Time, zone *time.Location) (newest time.Time, n int, next time.Time) {
+	for next = e.Next(after, zone); !next.IsZero() && !next.After(until); next = e.Next(next, zone) {
+		if n == most {
+			return newest, n, e.Next(until, zone)
+		}
+		newest, n = next, n+1
 	}
-	return newest, n
+	return newest, n, next
 }
 
 // most bounds what is counted one by one: a slot a minute for two years.
 const most = 1 << 20
+
+// zones are those that were asked for, by name: reading one costs as much as the rest of a slot. A process knows the rules it began with.
+var zones sync.Map
 
 // Zone finds a time zone by its IANA name (SCHED-4). The error says what is wrong, for people.
 func Zone(name string) (*time.Location, error) {
 	if name == "" || name == "Local" || strings.HasPrefix(name, "posix") || strings.HasPrefix(name, "right/") {
 		return nil, errors.New("must be an IANA time zone such as Europe/Berlin")
 	}
+	if known, ok := zones.Load(name); ok {
+		return known.(*time.Location), nil
+	}
 	zone, err := time.LoadLocation(name)
 	if err != nil {
 		return nil, errors.New("must be an IANA time zone such as Europe/Berlin")
 	}
+	zones.Store(name, zone) // there are some six hundred
 	return zone, nil
 }

@@ -230,15 +230,17 @@ func stamps(all []int64, z *time.Location) (out []string) {
 
 func TestSCHED_8_HowManyWereMissed(t *testing.T) {
 	e := parse(t, "*/15 * * * *")
-	newest, n := e.Between(at(t, "2026-03-09T10:00:00Z"), at(t, "2026-03-09T11:00:00Z"), time.UTC)
-	if n != 4 || newest.Format(time.TimeOnly) != "11:00:00" {
-		t.Errorf("%d, the newest %s", n, newest)
+	newest, n, next := e.Between(at(t, "2026-03-09T10:00:00Z"), at(t, "2026-03-09T11:00:00Z"), time.UTC)
+	if n != 4 || newest.Format(time.TimeOnly) != "11:00:00" || next.Format(time.TimeOnly) != "11:15:00" {
+		t.Errorf("%d, the newest %s, then %s", n, newest, next)
 	}
-	if newest, n := e.Between(at(t, "2026-03-09T10:00:00Z"), at(t, "2026-03-09T10:14:59Z"), time.UTC); n != 0 || !newest.IsZero() {
-		t.Errorf("%d, the newest %s", n, newest)
+	newest, n, next = e.Between(at(t, "2026-03-09T10:00:00Z"), at(t, "2026-03-09T10:14:59Z"), time.UTC)
+	if n != 0 || !newest.IsZero() || next.Format(time.TimeOnly) != "10:15:00" {
+		t.Errorf("%d, the newest %s, then %s", n, newest, next)
 	}
-	if _, n := parse(t, "* * * * *").Between(at(t, "2020-01-01T00:00:00Z"), at(t, "2030-01-01T00:00:00Z"), time.UTC); n != most {
-		t.Errorf("%d", n)
+	_, n, next = parse(t, "* * * * *").Between(at(t, "2020-01-01T00:00:00Z"), at(t, "2030-01-01T00:00:00Z"), time.UTC)
+	if n != most || next.Format(time.RFC3339) != "2030-01-01T00:01:00Z" {
+		t.Errorf("%d, then %s", n, next)
 	}
 }
 
