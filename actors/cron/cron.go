@@ -262,21 +262,21 @@ func (e *Expr) Between(after, until time.Time, zone *time.Location) (newest time
 // most bounds what is counted one by one: a slot a minute for two years.
 const most = 1 << 20
 
-// zones are those that were asked for, by name: reading one costs as much as the rest of a slot. A process knows the rules it began with.
-var zones sync.Map
+// located are those that were asked for, by name: reading one costs as much as the rest of a slot. A process knows the rules it began with.
+var located sync.Map
 
 // Zone finds a time zone by its IANA name (SCHED-4). The error says what is wrong, for people.
 func Zone(name string) (*time.Location, error) {
 	if name == "" || name == "Local" || strings.HasPrefix(name, "posix") || strings.HasPrefix(name, "right/") {
 		return nil, errors.New("must be an IANA time zone such as Europe/Berlin")
 	}
-	if known, ok := zones.Load(name); ok {
+	if known, ok := located.Load(name); ok {
 		return known.(*time.Location), nil
 	}
 	zone, err := time.LoadLocation(name)
 	if err != nil {
 		return nil, errors.New("must be an IANA time zone such as Europe/Berlin")
 	}
-	zones.Store(name, zone) // there are some six hundred
+	located.Store(name, zone) // there are some six hundred
 	return zone, nil
 }
