@@ -31,7 +31,7 @@ const (
 	maxCached   = 50000 // activations whose address is remembered
 	remoteTrust = 3 * time.Second
 	maxHints    = 512 // on their way at once; more are dropped, the sweep covers them
-	maxLists    = 4   // of Rouse, on their way at once; more wait
+	maxLists    = 2   // of Rouse, on their way at once; more wait
 )
 
 // Client asks grains through one cluster member.
