@@ -125,13 +125,8 @@ type silent struct{}
 
 func (silent) Printf(string, ...any) {}
 
-// broken answers requests that fasthttp could not read. A connection on which none was begun in time is a client's spare one: it is closed
-// without a word, which its client might take for the answer to what it sends there next.
+// broken answers requests that fasthttp could not read.
 func (s *Server) broken(ctx *fasthttp.RequestCtx, err error) {
-	if bare, ok := err.(net.Error); ok && bare.Timeout() { // one that was begun has an error around it
-		_ = ctx.Conn().Close()
-		return
-	}
 	switch {
 	case errors.Is(err, fasthttp.ErrBodyTooLarge):
 		Fail(ctx, requestID(ctx), false, TooLarge(s.cfg.MaxBody))

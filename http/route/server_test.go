@@ -3,7 +3,6 @@ package route
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -86,32 +85,6 @@ func TestDisguisedPathsNameNoRoute(t *testing.T) {
 	for p, want := range map[string]bool{"/a/b": false, "/a/..%2fb": true, "/a/%2E%2e/b": true, "/a/../b": true, "/a/..b": false, "/a%5Cb": true} {
 		if disguised(p) != want {
 			t.Errorf("%s: %v", p, !want)
-		}
-	}
-}
-
-// TestASpareConnectionIsClosedWithoutAWord: an answer to nothing would be taken for that to the next request.
-func TestASpareConnectionIsClosedWithoutAWord(t *testing.T) {
-	s := New(Config{Auth: anybody{}, Counters: brokenCounters{}, Metrics: noMetrics{}, Log: slog.New(slog.DiscardHandler), MaxBody: 1 << 20}, nil)
-	s.http.ReadTimeout = 50 * time.Millisecond
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() { defer close(done); _ = s.Serve(l) }()
-	t.Cleanup(func() { _ = s.Shutdown(context.Background()); <-done })
-	for sent, want := range map[string]string{"": "", "GET /x HT": "HTTP/1.1 400 "} {
-		c, err := net.Dial("tcp", l.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
-		_, _ = c.Write([]byte(sent))
-		got, err := io.ReadAll(c)
-		_ = c.Close()
-		if err != nil || !strings.HasPrefix(string(got), want) || want == "" && len(got) > 0 {
-			t.Errorf("%q was answered %q, %v", sent, got, err)
 		}
 	}
 }
