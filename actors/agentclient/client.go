@@ -31,7 +31,6 @@ const (
 	maxCached   = 50000 // activations whose address is remembered
 	remoteTrust = 3 * time.Second
 	maxHints    = 512 // on their way at once; more are dropped, the sweep covers them
-	maxLists    = 2   // of Rouse, on their way at once; more wait
 )
 
 // Client asks grains through one cluster member.
@@ -42,7 +41,6 @@ type Client struct {
 	known  map[agent.ID]known
 	lookup *member.Lookup
 	hints  chan struct{} // bounds hints on their way to other members
-	lists  chan struct{} // and lists of agents
 	wakes  singleflight.Group
 }
 
@@ -60,7 +58,7 @@ func New(n *member.Node) *Client {
 }
 
 func asks(c *cluster.Cluster, ready <-chan struct{}) *Client {
-	return &Client{c: c, ready: ready, known: map[agent.ID]known{}, hints: make(chan struct{}, maxHints), lists: make(chan struct{}, maxLists)}
+	return &Client{c: c, ready: ready, known: map[agent.ID]known{}, hints: make(chan struct{}, maxHints)}
 }
 
 // Ask sends a command and waits for its result, which is decoded into T. Errors: the grain's fault, fault.Unavailable.
@@ -159,18 +157,11 @@ func (c *Client) Rouse(ctx context.Context, ids []agent.ID) {
 	if !c.started() {
 		return
 	}
-	select {
-	case c.lists <- struct{}{}:
-	case <-ctx.Done():
-		return
-	}
 	names := make([]string, len(ids))
 	for i, id := range ids {
 		names[i] = string(id)
 	}
-	left := c.lookup.Rouse(ctx, Kind, names)
-	<-c.lists
-	for _, id := range left { // held where they would not be placed now, mostly
+	for _, id := range c.lookup.Rouse(ctx, Kind, names) { // held where they would not be placed now, mostly
 		select {
 		case c.hints <- struct{}{}:
 			c.deliver(agent.ID(id), protocol.Look)

@@ -139,10 +139,17 @@ func (g *Grain) sweep(ctx context.Context) (time.Duration, error) {
 		wait = min(period, max(time.Duration(next)*time.Millisecond, soonest))
 	}
 	var settled []agent.Alarm
-	var due []agent.ID
+	var due, waiting []agent.ID
 	for _, a := range alarms {
 		if !a.Pending {
 			due = append(due, a.ID)
+		}
+	}
+	if len(due) > 0 {
+		g.d.Wake(ctx, due) // before anything is read
+	}
+	for _, a := range alarms {
+		if !a.Pending {
 			continue
 		}
 		// An entry stays until nothing waits, or nothing that waits could start (POD-6).
@@ -150,16 +157,16 @@ func (g *Grain) sweep(ctx context.Context) (time.Duration, error) {
 		switch {
 		case err != nil && !fault.Is(err, fault.NotFound): // not known: the entry comes again
 		case err == nil && f.Status == agent.Active && f.Pending > 0 && f.Balance > 0:
-			due = append(due, a.ID)
+			waiting = append(waiting, a.ID)
 		default:
 			settled = append(settled, a)
 		}
 	}
-	if len(due) > 0 {
-		g.d.Wake(ctx, due)
+	if len(settled) > 0 {
+		err = g.d.Store.Clear(ctx, g.shard, g.act.Fence, settled)
 	}
-	if len(settled) == 0 {
-		return wait, nil
+	if len(waiting) > 0 {
+		g.d.Wake(ctx, waiting)
 	}
-	return wait, g.d.Store.Clear(ctx, g.shard, g.act.Fence, settled)
+	return wait, err
 }

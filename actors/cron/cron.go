@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"path"
 	"strconv"
 	"strings"
 	"sync"
@@ -277,6 +278,8 @@ func Zone(name string) (*time.Location, error) {
 	if err != nil {
 		return nil, errors.New("must be an IANA time zone such as Europe/Berlin")
 	}
-	located.Store(name, zone) // there are some six hundred
+	if path.Clean(name) == name { // some six hundred; a name of other spelling is a file as well
+		located.Store(name, zone)
+	}
 	return zone, nil
 }

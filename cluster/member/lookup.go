@@ -74,6 +74,7 @@ type Lookup struct {
 	second   time.Time            // of claimed, which counts claims
 	suspects map[string]time.Time // members that did not answer, and until when that counts
 	doubt    chan struct{}        // closed when another one is suspected
+	ways     map[string]chan struct{}
 	claimed  int
 	failed   func(kind, identity string, reason any)
 }
@@ -81,7 +82,7 @@ type Lookup struct {
 // NewLookup returns a lookup that places grains of the provider's members. Busy makes the answer of an overloaded
 // activation; failed is told of every activation that was stopped because it panicked.
 func NewLookup(claims agent.Claims, p *Provider, log *slog.Logger, busy func() any, failed func(kind, identity string, reason any)) *Lookup {
-	return &Lookup{claims: claims, provider: p, log: log, busy: busy, sem: make(chan struct{}, claimsAtOnce), workers: newWorkers(), live: map[string]int{}, failed: failed}
+	return &Lookup{claims: claims, provider: p, log: log, busy: busy, sem: make(chan struct{}, claimsAtOnce), workers: newWorkers(), live: map[string]int{}, ways: map[string]chan struct{}{}, failed: failed}
 }
 
 // Setup implements cluster.IdentityLookup.
@@ -350,12 +351,7 @@ func (p *placement) Receive(c actor.Context) {
 		if a := p.live[key]; a != nil {
 			delete(p.live, key)
 			p.l.count(a.ci.Kind, -1)
-			p.releasing++
-			self, root := c.Self(), c.ActorSystem().Root
-			go func() {
-				p.l.release(a)
-				root.Send(self, released{})
-			}()
+			p.giveUp(c, a)
 		}
 		p.checkDrained(c)
 	case released:
@@ -386,6 +382,16 @@ func (p *placement) wants(c actor.Context, ci *cluster.ClusterIdentity, w waiter
 	waiting, busy := p.claiming[key]
 	p.claiming[key] = append(waiting, w)
 	return !busy
+}
+
+// giveUp releases a claim; a drain waits for it.
+func (p *placement) giveUp(c actor.Context, a *living) {
+	p.releasing++
+	self, root := c.Self(), c.ActorSystem().Root
+	go func() {
+		p.l.release(a)
+		root.Send(self, released{})
+	}()
 }
 
 // resting says whether an identity that keeps failing is in its pause.
@@ -457,6 +463,8 @@ func (p *placement) onClaimed(c actor.Context, m *claimed) {
 	case m.err != nil:
 		p.l.log.Warn("claim failed", "kind", m.ci.Kind, "err", m.err)
 	case !m.mine: // another member holds it, or too many are taken over in this second: the caller reads the claim again
+	case p.l.draining.Load(): // it came too late to be ended with the others
+		p.giveUp(c, &living{ci: m.ci, fence: agent.Fence{Member: m.claim.Member, Epoch: m.claim.Epoch}})
 	default:
 		pid = p.spawn(c, m)
 	}

@@ -8,11 +8,18 @@ import (
 	"github.com/asynkron/protoactor-go/cluster"
 
 	"troupe/actors/agent"
+	"troupe/actors/fault"
 	"troupe/actors/protocol"
 )
 
 // rousals is how often Rouse asks: the second time without members that did not answer.
 const rousals = 2
+
+// listsAtOnce is how many lists are on their way to a member; more wait. With more, all are claimed before the first has done anything.
+const listsAtOnce = 2
+
+// askList is how long a member may take for a list: under load it is behind much else, and one that is gone is mostly known to be.
+const askList = askPlacement
 
 // Rouse tells many identities of a kind that something of theirs is due: each member that should have some of them gets them in one list, activates
 // those that are not active and answers when all of them are told. It returns those that were not reached: another member holds them, too
@@ -36,7 +43,7 @@ func (l *Lookup) Rouse(ctx context.Context, kind string, identities []string) (l
 		var wg sync.WaitGroup
 		for member, list := range lists {
 			wg.Go(func() {
-				missed, answered := l.rouse(members[member], kind, list)
+				missed, answered := l.rouse(ctx, members[member], kind, list)
 				mu.Lock()
 				defer mu.Unlock()
 				if answered {
@@ -53,13 +60,20 @@ func (l *Lookup) Rouse(ctx context.Context, kind string, identities []string) (l
 
 // rouse gives a member its list, and suspects it if it does not answer. It waits no longer than until somebody else suspects it: a lost
 // connection tells nothing to those who wait for an answer over it.
-func (l *Lookup) rouse(m agent.Member, kind string, list []string) (left []string, answered bool) {
-	wait, other := askPlacement, m.ID != l.provider.Self().ID
-	if other {
-		wait = askRightful
+func (l *Lookup) rouse(ctx context.Context, m agent.Member, kind string, list []string) (left []string, answered bool) {
+	way := l.way(m.ID)
+	select {
+	case way <- struct{}{}:
+	case <-ctx.Done():
+		return nil, false
+	}
+	defer func() { <-way }()
+	other := m.ID != l.provider.Self().ID
+	if other && l.suspect(m.ID) { // since it was chosen
+		return nil, false
 	}
 	cmd := protocol.NewCommand(protocol.Rouse, protocol.RouseCommand{Kind: kind, Identities: list})
-	answer := l.c.ActorSystem.Root.RequestFuture(actor.NewPID(m.Address, placementName), cmd, wait)
+	answer := l.c.ActorSystem.Root.RequestFuture(actor.NewPID(m.Address, placementName), cmd, askList)
 	came := make(chan any, 1)
 	go func() { // ends with the future, which has a deadline
 		res, _ := answer.Result()
@@ -73,10 +87,12 @@ func (l *Lookup) rouse(m agent.Member, kind string, list []string) (left []strin
 		select {
 		case <-doubt:
 		case res := <-came:
-			if r, ok := res.(*protocol.Reply); ok && r.Err() == nil {
-				if out, err := protocol.Decode[protocol.RouseResult](r.Body); err == nil {
-					return out.Left, true
+			if r, ok := res.(*protocol.Reply); ok {
+				out, err := protocol.Decode[protocol.RouseResult](r.Body)
+				if r.Err() != nil || err != nil {
+					return list, true // it lives, and does not know lists
 				}
+				return out.Left, true
 			}
 			if other {
 				l.suspected(m.ID)
@@ -84,6 +100,24 @@ func (l *Lookup) rouse(m agent.Member, kind string, list []string) (left []strin
 			return nil, false
 		}
 	}
+}
+
+// way is where the lists to a member pass: each member has its own, so that one that does not answer holds up none of the others.
+func (l *Lookup) way(member string) chan struct{} {
+	v := l.provider.View()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	w, ok := l.ways[member]
+	if !ok {
+		for id, old := range l.ways {
+			if _, alive := v.Alive(id); !alive && len(old) == 0 {
+				delete(l.ways, id)
+			}
+		}
+		w = make(chan struct{}, listsAtOnce)
+		l.ways[member] = w
+	}
+	return w
 }
 
 // waiter is told where an identity is active; nil: nowhere, and whoever asked comes back in a moment.
@@ -118,7 +152,11 @@ func (w *list) placed(c actor.Context, identity string, pid *actor.PID) {
 
 // rouse activates a list.
 func (p *placement) rouse(c actor.Context, cmd *protocol.Command) {
-	if cmd.Kind != protocol.Rouse || c.Sender() == nil {
+	if c.Sender() == nil {
+		return
+	}
+	if cmd.Kind != protocol.Rouse {
+		c.Respond(protocol.Answer(nil, fault.Newf(fault.Unavailable, "dependency_unavailable", "This member does not know the command %q", cmd.Kind)))
 		return
 	}
 	body, err := protocol.Decode[protocol.RouseCommand](cmd.Body)
