@@ -31,7 +31,7 @@ func (m *Machine) NextReminder(pending []Message) (at, count int64) {
 		return 0, 0
 	}
 	count, oldest := m.unread(pending)
-	if count == 0 {
+	if count <= 0 { // fewer than none: a message came between the count and the look at the queue
 		return 0, 0
 	}
 	return max(oldest, t.RemindedMS) + m.Spec.Config.ReminderMS, count

@@ -106,3 +106,16 @@ func TestREM_2_MessagesPulledInCountUntilTheyAreRead(t *testing.T) {
 		t.Error("REM-3: the timer did not start anew")
 	}
 }
+
+// TestREM_2_NobodyIsRemindedOfFewerThanNone: a message that comes between the count and the look at the queue makes the count too small.
+func TestREM_2_NobodyIsRemindedOfFewerThanNone(t *testing.T) {
+	b := newBench(t).say("a").up().accepted()
+	b.must(b.step(func(m *Machine) error {
+		m.F.Pending = -1
+		if at, count := m.NextReminder(nil); at != 0 || count != 0 {
+			t.Errorf("a reminder of %d at %d", count, at)
+		}
+		m.F.Pending = 0
+		return nil
+	}))
+}

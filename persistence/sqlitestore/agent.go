@@ -398,6 +398,7 @@ func (s *Store) Begin(ctx context.Context, id agent.ID, limit int, p agent.Recor
 	b.Snapshot, err = s.Load(ctx, id)
 	if err == nil && b.Figures.Pending > 0 {
 		b.Queue, err = s.Queue(ctx, id, limit)
+		b.Figures.Pending = max(b.Figures.Pending, int64(len(b.Queue))) // what came in between
 	}
 	if err == nil && p.Limit > 0 {
 		b.Records, _, err = s.Recorded(ctx, id, p)
@@ -412,6 +413,7 @@ func (s *Store) Peek(ctx context.Context, id agent.ID, limit int) (agent.Figures
 		return f, nil, err
 	}
 	msgs, err := s.Queue(ctx, id, limit)
+	f.Pending = max(f.Pending, int64(len(msgs))) // what came in between
 	return f, msgs, err
 }
 
