@@ -107,7 +107,7 @@ type Grain struct {
 	state      []byte
 	version    int64
 	loaded     bool
-	roused     bool     // the clock caused this activation: a slot is due, perhaps
+	roused     bool     // the clock is why it looks now: a slot is due, perhaps
 	schedules  [][]byte // as loaded with the state, for the step that did
 	gone       bool
 	activated  time.Time

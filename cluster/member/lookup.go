@@ -70,11 +70,11 @@ type Lookup struct {
 	sem      chan struct{}
 	workers  *workers
 	mu       sync.Mutex
-	live     map[string]int       // activations by kind
-	second   time.Time            // of claimed, which counts claims
-	suspects map[string]time.Time // members that did not answer, and until when that counts
-	doubt    chan struct{}        // closed when another one is suspected
-	ways     map[string]chan struct{}
+	live     map[string]int           // activations by kind
+	second   time.Time                // of claimed, which counts claims
+	suspects map[string]time.Time     // members that did not answer, and until when that counts
+	doubt    chan struct{}            // closed when another one is suspected
+	ways     map[string]chan struct{} // where the lists to a member pass, by its id
 	claimed  int
 	failed   func(kind, identity string, reason any)
 }
