@@ -148,6 +148,20 @@ func (m *Machine) Rest(next Relay) {
 	m.putRelay(&next)
 }
 
+// credentialsSet lets replies that rest go at once where the credentials of their bot were set: what they rest for may be over (CHAN-12).
+func (m *Machine) credentialsSet(changed []string) {
+	for _, b := range m.S.Bindings {
+		if m.Spec.Bots[b.Channel] == "" || !slices.Contains(changed, chatSlots[b.Channel]) {
+			continue
+		}
+		for i := range m.S.Relays {
+			if h := &m.S.Relays[i]; h.Binding == b.ID {
+				h.NextMS = min(h.NextMS, m.Now)
+			}
+		}
+	}
+}
+
 // RelaysDone notes that a binding's outbox is empty.
 func (m *Machine) RelaysDone(binding string) {
 	m.S.Relays = slices.DeleteFunc(m.S.Relays, func(x RelayHead) bool { return x.Binding == binding })

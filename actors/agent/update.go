@@ -14,6 +14,7 @@ func (m *Machine) Update(next Spec, changed []string, balance Opt[int64]) {
 	next.ConfigVersion++
 	next.UpdatedMS = max(m.Now, next.UpdatedMS+1) // it changes even within one millisecond
 	m.PutSpec(next)
+	m.credentialsSet(changed)
 	if slices.Contains(changed, "pvc_size") {
 		m.S.Resize, _ = QuantityBytes(next.PVCSize)
 	}

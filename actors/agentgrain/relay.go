@@ -60,9 +60,9 @@ type relaying struct {
 // lastWords is how long an activation that ends waits for parts that are under way.
 const lastWords = 3 * time.Second
 
-// tellRelays goes on with the outbox of every binding that is due.
+// tellRelays goes on with the outbox of every binding that is due. A bot sends once the cluster knows that the agent uses it.
 func (g *Grain) tellRelays(c actor.Context, m *agent.Machine) {
-	if m.S.Deleting || g.relayNow {
+	if m.S.Deleting || g.relayNow || m.BotsDue() {
 		return
 	}
 	g.relayNow = true

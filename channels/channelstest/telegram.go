@@ -135,6 +135,9 @@ func (s *Telegram) Sent() []Sent {
 	return append([]Sent(nil), s.sent...)
 }
 
+// Polled says whether the bot asks for updates at the moment.
+func (s *Telegram) Polled() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.polls > 0 }
+
 // Waiting is how many updates are not confirmed, Hook where they go to.
 func (s *Telegram) Waiting() int { s.mu.Lock(); defer s.mu.Unlock(); return len(s.wait) }
 

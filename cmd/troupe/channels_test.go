@@ -311,14 +311,18 @@ func TestCHAN_12_CredentialsComeAndGo(t *testing.T) {
 		w.want(w.call("POST", "/v1/agent/update/"+id, map[string]any{"telegram_bot_token": token}), 200)
 	}
 	set(nil)
-	s.Say(ann, "ann", "anybody?")
-	time.Sleep(500 * time.Millisecond)
+	w.until("the connection has ended", func() bool { return !s.Polled() })
+	w.want(w.call("POST", "/v1/agent/"+id+"/messages", map[string]any{"content": "!say owed", "channel": "telegram"}), 201)
+	w.until("the reply rests", func() bool {
+		all := allMessages(w, id)
+		return len(all) == 2 && all[0]["outcome"] == "completed" && all[1]["status"] == "pending"
+	})
 	began := time.Now()
 	set(telegramToken)
 	s.Say(ann, "ann", "!say back")
-	got := w.told(s, 2)
-	if took := time.Since(began); !strings.Contains(got[1].Text, "back") && !strings.Contains(got[1].Text, "anybody") || took > 10*time.Second {
-		t.Errorf("after %v: %+v", took, got[1])
+	got := w.told(s, 3)
+	if took := time.Since(began); !strings.Contains(got[1].Text, "owed") || !strings.Contains(got[2].Text, "back") || took > 10*time.Second {
+		t.Errorf("after %v: %+v", took, got[1:])
 	}
 	if a := w.want(w.call("GET", "/v1/agent/"+id+"/telegram/status", nil), 200); a.get("linked") != true {
 		t.Errorf("%s", a.body)
