@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"regexp"
@@ -137,7 +138,36 @@ func (s *Server) broken(ctx *fasthttp.RequestCtx, err error) {
 }
 
 // Serve serves until Shutdown.
-func (s *Server) Serve(l net.Listener) error { return s.http.Serve(l) }
+func (s *Server) Serve(l net.Listener) error { return s.http.Serve(listener{l}) }
+
+// listener gives connections that are closed without a word where no request ever began: clients open some ahead of need, and an answer
+// there would be one that nobody asked for.
+type listener struct{ net.Listener }
+
+func (l listener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &conn{Conn: c}, nil
+}
+
+// conn ends, instead of failing, while nothing was read from it. Reads do not overlap.
+type conn struct {
+	net.Conn
+	heard bool
+}
+
+func (c *conn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 {
+		c.heard = true
+	}
+	if err != nil && !c.heard {
+		err = io.EOF
+	}
+	return n, err
+}
 
 // Shutdown ends streams and waits, lets running requests finish, and stops.
 func (s *Server) Shutdown(ctx context.Context) error {

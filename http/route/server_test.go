@@ -3,6 +3,7 @@ package route
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -111,4 +112,31 @@ func TestAStopDoesNotWaitForUnusedConnections(t *testing.T) {
 		t.Errorf("the stop waited for a connection without a request: %v", err)
 	}
 	<-done
+}
+
+func TestOnlyWhatWasBegunIsAnswered(t *testing.T) {
+	s := New(Config{Auth: anybody{}, Counters: brokenCounters{}, Metrics: noMetrics{}, Log: slog.New(slog.DiscardHandler), MaxBody: 1 << 20}, nil)
+	s.http.ReadTimeout = 50 * time.Millisecond
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = s.Serve(l) }()
+	defer func() { _ = s.Shutdown(context.Background()); <-done }()
+	for sent, want := range map[string]string{"": "", "GET / HTTP/1.1\r\nHo": "HTTP/1.1 400 ", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc": "HTTP/1.1 400 "} {
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(c, sent); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+		got, err := io.ReadAll(c)
+		if err != nil || !strings.HasPrefix(string(got), want) || want == "" && len(got) > 0 {
+			t.Errorf("%q is answered %q, %v", sent, got, err)
+		}
+		_ = c.Close()
+	}
 }
