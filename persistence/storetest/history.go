@@ -121,6 +121,13 @@ func testRecords(t *testing.T, k *kit) {
 	if b, err := k.s.Record(k.ctx, id, agent.RecordTurn, "t0"); err != nil || string(b) != "moved" {
 		t.Errorf("%s, %v", b, err)
 	}
+	_, err = k.commit(id, f, func(c *agent.Commit) {
+		c.Records = []agent.Record{{Kind: agent.RecordTurn, Group: "s1", ID: "t1", Score: 1, Body: []byte("known"), Known: true}}
+	})
+	k.must(err)
+	if got := show(agent.RecordPage{Kind: agent.RecordTurn, Group: "s1", Limit: 2}); got != "[known 3] of 5" {
+		t.Error(got)
+	}
 }
 
 func testStreams(t *testing.T, k *kit) {

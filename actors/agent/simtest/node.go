@@ -128,7 +128,10 @@ func (w *World) step(n *node, act *activation, d decision) error {
 	if !act.loaded || f.Version != act.version && !w.Blind {
 		act.state, act.version, act.loaded = w.st.state, w.st.version, true
 	}
-	m := &agent.Machine{Spec: w.spec, S: decode[agent.State](act.state), F: f, Set: w.set, Now: f.NowMS, NewID: w.id, Loaded: map[agent.MessageID]agent.Message{}}
+	m := &agent.Machine{F: f, Set: w.set, Now: f.NowMS, NewID: w.id, Loaded: map[agent.MessageID]agent.Message{}}
+	if err := m.Restore(agent.Encode(&w.spec), act.state); err != nil {
+		return err
+	}
 	for id, x := range w.st.msgs { // what is asked for by Missing in the real one
 		m.Loaded[id] = *x
 	}
