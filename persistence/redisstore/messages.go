@@ -185,8 +185,12 @@ func (s *Store) Conversations(ctx context.Context, id agent.ID, beforeMS int64, 
 
 // Record implements agent.Records.
 func (s *Store) Record(ctx context.Context, id agent.ID, kind, rec string) ([]byte, error) {
-	b, err := s.rdb.HGet(ctx, keysOf(id).records(), kind+"/"+rec).Bytes()
-	return b, storeErr(err)
+	b := redis.NewStringCmd(ctx, "hget", keysOf(id).records(), kind+"/"+rec)
+	if err := s.batch.do(ctx, shardOf(id), b); err != nil { // it is read for every call of a trigger
+		return nil, err
+	}
+	body, err := b.Bytes()
+	return body, storeErr(err)
 }
 
 // Commands implements agent.Records.
