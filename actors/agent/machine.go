@@ -24,7 +24,7 @@ type Machine struct {
 	Queued []Message
 	// Over names the tasks that are over and have input in Queued.
 	Over map[MessageID]bool
-	// Schedules are given when a slot is due, or they are to be changed.
+	// Schedules are given when a slot was worked out, or they are to be changed.
 	Schedules Scheduled
 	// Lags are how late schedules fired in this step, ms.
 	Lags []int64
@@ -319,7 +319,11 @@ func (m *Machine) Due() int64 {
 		due = append(due, s.Pod.StartedMS+m.Set.StartTimeout.Milliseconds())
 	}
 	if s.SlotMS > 0 {
-		due = append(due, s.SlotMS)
+		at := s.SlotMS
+		if at <= m.Now {
+			at = m.Now + slotLook.Milliseconds() // it is worked out now; this is in case that it cannot be
+		}
+		due = append(due, at)
 	}
 	if s.Owed > 0 && s.NotifyMS > 0 {
 		at := s.NotifyMS

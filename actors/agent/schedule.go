@@ -21,6 +21,7 @@ const (
 	KeptExecutions      = 1000
 	catchUp             = time.Hour // a missed slot younger than that fires after all (SCHED-8)
 	aheadYears          = 8         // an expression must have a slot by then (SCHED-2)
+	slotLook            = 5 * time.Second
 )
 
 // Schedule is a message that an agent gets at the slots of a cron expression (§21).
@@ -170,6 +171,7 @@ func StampIn(ms int64, zone string) *string {
 // Scheduled is what the machine is given to decide on schedules.
 type Scheduled struct {
 	All     []Schedule
+	Slots   map[string]Slot        // of schedules that are due, as far as they are worked out; nil: not at all
 	Waiting map[MessageID]bool     // last messages that are still pending (SCHED-7)
 	Oldest  map[string][]Execution // of schedules whose history is full
 }
@@ -259,55 +261,85 @@ func (m *Machine) nextSlot() {
 	}
 }
 
-// SlotDue says whether schedules must be loaded for the next look.
+// SlotDue says whether the actor of a schedule has something to work out.
 func (m *Machine) SlotDue() bool { return m.S.SlotMS > 0 && m.S.SlotMS <= m.Now && !m.S.Deleting }
 
-// lookSchedules fires what is due. Everything is in one commit: the slot can neither be lost nor fire twice (SCHED-6).
+// Slot is what a due schedule comes to at one instant: worked out by the schedule's own actor, committed by its agent.
+type Slot struct {
+	Of      Schedule // as it was then; of one that has changed since nothing is committed
+	Missed  int      // slots that nothing is made up for
+	FireMS  int64    // the slot whose message is to be queued; 0: none
+	Content string   // of that message
+	NextMS  int64    // the slot that is due next; 0: none
+}
+
+// Slot works out what is due. What was missed is counted from the stored slot (SCHED-8).
+func (s *Schedule) Slot(nowMS int64) Slot {
+	out := Slot{Of: *s}
+	expr, zone, err := s.parsed()
+	if err != nil { // a zone that this node does not know: the next one may
+		out.NextMS = nowMS + time.Minute.Milliseconds()
+		return out
+	}
+	now, slot := time.UnixMilli(nowMS), time.UnixMilli(s.NextMS)
+	newest, n, next := expr.Between(slot, now, zone)
+	if n > 0 { // the control plane was away
+		out.Missed, slot = n, newest
+	}
+	if !next.IsZero() {
+		out.NextMS = next.UnixMilli()
+	}
+	if now.Sub(slot) >= catchUp {
+		out.Missed++
+		return out
+	}
+	local := slot.In(zone)
+	out.FireMS = slot.UnixMilli()
+	out.Content = RenderMap(s.Template, map[string]string{"date": local.Format(time.DateOnly), "time": local.Format(time.TimeOnly), "schedule.name": s.Name})
+	return out
+}
+
+// lookSchedules commits the slots that were worked out. Everything is in one commit: a slot can neither be lost nor fire twice (SCHED-6).
 func (m *Machine) lookSchedules() bool {
-	if !m.SlotDue() {
+	if !m.SlotDue() || m.Schedules.Slots == nil {
 		return false
 	}
+	due, fired := 0, 0
 	for i := range m.Schedules.All {
-		if s := &m.Schedules.All[i]; s.NextMS > 0 && s.NextMS <= m.Now {
-			m.fireSchedule(s)
+		s := &m.Schedules.All[i]
+		if !s.Due(m.Now) {
+			continue
 		}
+		due++
+		if x, ok := m.Schedules.Slots[s.ID]; ok && x.Of == *s {
+			m.takeSlot(s, &x)
+			fired++
+		}
+	}
+	if due > 0 && fired == 0 {
+		return false
 	}
 	m.nextSlot()
 	return true
 }
 
-func (m *Machine) fireSchedule(s *Schedule) {
-	expr, zone, err := s.parsed()
-	if err != nil { // a zone that this node does not know: the next one may
-		s.NextMS = m.Now + time.Minute.Milliseconds()
-		m.putSchedule(s, true)
-		return
+// Due says whether a slot of the schedule is.
+func (s *Schedule) Due(nowMS int64) bool { return s.NextMS > 0 && s.NextMS <= nowMS }
+
+func (m *Machine) takeSlot(s *Schedule, x *Slot) {
+	if x.Missed > 0 {
+		m.execution(s, Execution{SlotMS: s.NextMS, Status: ExecMissed, Missed: x.Missed})
 	}
-	now, slot, missed := time.UnixMilli(m.Now), time.UnixMilli(s.NextMS), 0
-	newest, n, next := expr.Between(slot, now, zone)
-	if n > 0 { // the control plane was away
-		missed, slot = n, newest
+	if x.FireMS > 0 {
+		m.fire(s, x)
 	}
-	fire := now.Sub(slot) < catchUp
-	if !fire {
-		missed++
-	}
-	if missed > 0 {
-		m.execution(s, Execution{SlotMS: s.NextMS, Status: ExecMissed, Missed: missed})
-	}
-	if fire {
-		m.fire(s, slot, zone)
-	}
-	s.NextMS = 0
-	if !next.IsZero() {
-		s.NextMS = next.UnixMilli()
-	}
+	s.NextMS = x.NextMS
 	m.putSchedule(s, true)
 }
 
 // fire queues the message of one slot, or says why not (SCHED-7, SCHED-9).
-func (m *Machine) fire(s *Schedule, slot time.Time, zone *time.Location) {
-	x := Execution{SlotMS: slot.UnixMilli(), Status: ExecFailed}
+func (m *Machine) fire(s *Schedule, slot *Slot) {
+	x := Execution{SlotMS: slot.FireMS, Status: ExecFailed}
 	switch {
 	case m.S.Status == Stopped:
 		x.Error = "Agent is stopped"
@@ -319,10 +351,8 @@ func (m *Machine) fire(s *Schedule, slot time.Time, zone *time.Location) {
 		x.Error = "The agent's queue is full"
 	default:
 		x.Status, x.Message = ExecSuccess, MessageID(m.NewID())
-		local := slot.In(zone)
-		m.C.Append = append(m.C.Append, Append{ID: x.Message, Queue: true, Mark: Mark{Status: Pending}, Body: Body{Role: RoleUser, Channel: ChannelAPI, QueueMode: "collect",
-			Content: RenderMap(s.Template, map[string]string{"date": local.Format(time.DateOnly), "time": local.Format(time.TimeOnly), "schedule.name": s.Name}),
-			Source:  "schedule", SourceUUID: s.ID, Counterparty: string(m.Spec.Account), PartyName: m.Spec.Owner, PartyType: "user"}})
+		m.C.Append = append(m.C.Append, Append{ID: x.Message, Queue: true, Mark: Mark{Status: Pending}, Body: Body{Role: RoleUser, Channel: ChannelAPI, QueueMode: "collect", Content: slot.Content,
+			Source: "schedule", SourceUUID: s.ID, Counterparty: string(m.Spec.Account), PartyName: m.Spec.Owner, PartyType: "user"}})
 		m.event("message.pending", map[string]any{"message_id": x.Message.String(), "role": RoleUser, "channel": ChannelAPI})
 		m.F.Pending++
 		m.Lags = append(m.Lags, m.Now-x.SlotMS)

@@ -44,6 +44,12 @@ func (b *bench) schedule(id, doc string) Schedule {
 func (b *bench) slot() (entries []Execution, messages []Append) {
 	b.t.Helper()
 	b.m.C = Commit{}
+	b.m.Schedules.Slots = map[string]Slot{}
+	for i := range b.m.Schedules.All {
+		if s := &b.m.Schedules.All[i]; s.Due(b.m.Now) {
+			b.m.Schedules.Slots[s.ID] = s.Slot(b.m.Now)
+		}
+	}
 	b.m.lookSchedules()
 	for _, r := range b.m.C.Records {
 		if r.Kind == RecordExecution && r.Body != nil {
@@ -271,5 +277,37 @@ func TestSCHED_4_StampsHaveTheOffsetOfTheZone(t *testing.T) {
 	}
 	if StampIn(0, s.Zone) != nil {
 		t.Error("no instant has a stamp")
+	}
+}
+
+// TestSCHED_6_OnlyWhatWasWorkedOutOfTheScheduleAsItIs: a slot of a schedule that has changed since is worked out again, and a schedule whose
+// actor has not answered does not keep the others.
+func TestSCHED_6_OnlyWhatWasWorkedOutOfTheScheduleAsItIs(t *testing.T) {
+	b := slots(t, "2026-03-09T07:00:00Z")
+	for _, id := range []string{"changed", "silent", "well"} {
+		b.schedule(id, daily)
+	}
+	b.at("2026-03-09T08:00:00Z")
+	b.m.Schedules.Slots = map[string]Slot{"changed": b.m.Schedules.All[0].Slot(b.m.Now), "well": b.m.Schedules.All[2].Slot(b.m.Now)}
+	b.m.Schedules.All[0].Template = "another"
+	slot := b.m.S.SlotMS
+	b.m.C = Commit{}
+	if !b.m.lookSchedules() || len(b.m.C.Append) != 1 || b.m.C.Append[0].Body.SourceUUID != "well" {
+		t.Errorf("%+v", b.m.C.Append)
+	}
+	if b.m.S.SlotMS != slot || !b.m.SlotDue() || b.m.Due() <= b.m.Now {
+		t.Errorf("what is left is due at %s; it looks at %s", stamp(t, b.m.S.SlotMS), stamp(t, b.m.Due()))
+	}
+	b.m.C = Commit{}
+	if b.m.lookSchedules() || len(b.m.C.Records) > 0 {
+		t.Errorf("nothing new was worked out: %+v", b.m.C)
+	}
+	if _, messages := b.slot(); len(messages) != 2 || b.m.SlotDue() {
+		t.Errorf("%+v", messages)
+	}
+	b.m.S.SlotMS = b.m.Now // of a schedule that is not there
+	b.slot()
+	if stamp(t, b.m.S.SlotMS) != "2026-03-10T08:00:00Z" {
+		t.Errorf("the next slot is %s", stamp(t, b.m.S.SlotMS))
 	}
 }

@@ -89,6 +89,7 @@ func (g *Grain) command(c actor.Context, cmd *protocol.Command) {
 			g.wished = wishKey{}
 		}
 		g.look(c)
+		g.roused = false
 		return
 	}
 	h, ok := handlers[cmd.Kind]
@@ -501,6 +502,9 @@ func (g *Grain) childEnded(c actor.Context, who *actor.PID) {
 		g.turn = nil
 	case g.notifier != nil && who.Id == g.notifier.Id:
 		g.notifier, g.flying = nil, nil
+	case g.slots.ended(who):
+		defer g.takeSlots(c) // those that the others have worked out
+	case g.relayEnded(who):
 	default: // one that was stopped on purpose
 		return
 	}

@@ -107,8 +107,10 @@ type Grain struct {
 	state      []byte
 	version    int64
 	loaded     bool
-	roused     bool     // the clock is why it looks now: a slot is due, perhaps
-	schedules  [][]byte // as loaded with the state, for the step that did
+	roused     bool             // the clock is why it looks now: a slot is due, perhaps
+	begun      *begun           // read for schedules that are being worked out, for the step that commits them
+	schedules  []agent.Schedule // as read then; nil: not at hand
+	slots      slots
 	gone       bool
 	activated  time.Time
 	armed      int64 // due instant in the clock, as far as this activation knows
@@ -145,8 +147,9 @@ type tick struct{ gen int }
 
 // Props returns the properties of agent grains.
 func Props(d *Deps) *actor.Props {
+	schedules := scheduleProps((*agent.Schedule).Slot, d.Log)
 	return actor.PropsFromProducer(func() actor.Actor {
-		return &Grain{d: d, waiting: map[string]*actor.PID{}, activated: time.Now()}
+		return &Grain{d: d, waiting: map[string]*actor.PID{}, activated: time.Now(), slots: slots{props: schedules}}
 	}, actor.WithSupervisor(actor.NewOneForOneStrategy(0, 0, func(any) actor.Directive { return actor.StopDirective })))
 }
 
@@ -174,11 +177,14 @@ func (g *Grain) Receive(c actor.Context) {
 		g.attempted(c, m)
 	case relayDone:
 		g.relayed(c, m)
+	case slotDone:
+		g.slots.finished(m)
+		g.takeSlots(c)
 	case *actor.Terminated:
 		g.childEnded(c, m.Who)
 	case *actor.Stopping:
 		g.lastRelays(c)
-		g.pod, g.turn, g.notifier = nil, nil, nil // they end with this activation
+		g.pod, g.turn, g.notifier, g.slots.children = nil, nil, nil, nil // they end with this activation
 		g.stopTimer()
 		g.d.Metrics.Activated(-1)
 	}
@@ -228,7 +234,13 @@ func (g *Grain) reload(ctx context.Context) (agent.Figures, []agent.Message, err
 		g.gone = fault.Is(err, fault.NotFound)
 		return b.Figures, nil, err
 	}
-	g.spec, g.state, g.version, g.loaded, g.schedules = b.Spec, b.State, b.Version, true, b.Records
+	g.schedules = nil
+	if g.roused { // also that there are none
+		if g.schedules, err = decode[agent.Schedule](g.id, agent.RecordSchedule, b.Records); err != nil {
+			return b.Figures, nil, err
+		}
+	}
+	g.spec, g.state, g.version, g.loaded = b.Spec, b.State, b.Version, true
 	g.armed = unknown
 	return b.Figures, b.Queue, nil
 }
@@ -279,6 +291,7 @@ func (g *Grain) step(c actor.Context, cmd *protocol.Command, decide decision) (a
 	}
 	commit := m.Finish()
 	if g.idle(commit) {
+		g.slots.done = nil
 		g.perform(c, m)
 		return result, nil
 	}
@@ -298,7 +311,7 @@ func (g *Grain) step(c actor.Context, cmd *protocol.Command, decide decision) (a
 		g.loaded = false
 		return json.RawMessage(done.Done), nil
 	}
-	g.version, g.state = done.Version, commit.State
+	g.version, g.state, g.schedules, g.slots.done = done.Version, commit.State, nil, nil
 	if commit.Spec != nil {
 		g.spec = commit.Spec
 	}
@@ -341,10 +354,14 @@ func (g *Grain) machine(ctx context.Context) (*agent.Machine, []agent.Message, e
 	peek := func(ctx context.Context) (agent.Figures, []agent.Message, error) {
 		return g.d.Store.Peek(ctx, g.id, agent.MaxBatchMessages)
 	}
-	if !g.loaded {
+	switch {
+	case !g.loaded:
 		peek = g.reload
+	case g.begun.fresh():
+		peek = g.begun.peek
 	}
 	f, queue, err := peek(ctx)
+	g.begun = nil
 	if err != nil {
 		return nil, nil, err
 	}
@@ -360,10 +377,9 @@ func (g *Grain) machine(ctx context.Context) (*agent.Machine, []agent.Message, e
 		return nil, nil, fmt.Errorf("agent %s: %w", g.id, err)
 	}
 	m.F, m.Now, m.Queued = f, f.NowMS, queue
-	if m.Over, err = g.over(ctx, &m.S, queue); err == nil && m.SlotDue() {
+	if m.Over, err = g.over(ctx, &m.S, queue); err == nil && m.SlotDue() && g.slots.done != nil {
 		m.Schedules, err = g.dueSchedules(ctx, m.Now)
 	}
-	g.roused, g.schedules = false, nil
 	return m, queue, err
 }
 
@@ -427,6 +443,9 @@ func (g *Grain) measure(m *agent.Machine, was *agent.Turn, pod agent.PodStatus) 
 
 // look does what is due.
 func (g *Grain) look(c actor.Context) {
+	if g.roused && g.slotsFirst(c) {
+		return
+	}
 	if _, err := g.step(c, nil, func(m *agent.Machine) (any, error) { return nil, nil }); err != nil {
 		switch {
 		case g.gone:
@@ -448,8 +467,12 @@ func (g *Grain) perform(c actor.Context, m *agent.Machine) {
 	g.tellNotifier(c, m)
 	g.tellRelays(c, m)
 	g.settleBots(c, m)
+	if m.SlotDue() && g.tellSchedules(c, m.Now) == 0 { // the state is behind: a step without a slot notes the next one
+		g.slots.done = map[string]agent.Slot{}
+		c.Send(c.Self(), &protocol.Command{Kind: protocol.Look})
+	}
 	due, alarm := m.Due(), m.Alarm()
-	if g.misarmed(m, alarm) {
+	if g.misarmed(m, alarm) && g.slots.busy == 0 { // the step that commits their slots moves it
 		g.rearm(alarm)
 	}
 	wait := time.Duration(0)
@@ -463,7 +486,7 @@ func (g *Grain) perform(c actor.Context, m *agent.Machine) {
 		wait = rest
 	}
 	g.deliver(c, m)
-	quiet := len(m.S.Intents) == 0 && len(g.flying) == 0 && !m.S.Sweeping && !g.sending() && !m.BotsDue() && !m.RoutesDue() && m.S.Turn == nil && !m.S.Deleting && m.S.Update == "" && !m.CanStart() &&
+	quiet := len(m.S.Intents) == 0 && len(g.flying) == 0 && !m.S.Sweeping && !g.sending() && g.slots.busy == 0 && !m.BotsDue() && !m.RoutesDue() && m.S.Turn == nil && !m.S.Deleting && m.S.Update == "" && !m.CanStart() &&
 		(m.S.Pod.Phase == agent.PodUp || m.S.Pod.Phase == agent.PodAbsent && !m.S.Pod.Want)
 	if quiet {
 		if time.Since(g.idleSince) >= g.d.Settings.Passivate {

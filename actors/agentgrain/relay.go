@@ -291,6 +291,17 @@ func (g *Grain) relayed(c actor.Context, d relayDone) {
 
 var fateNames = map[agent.RelayFate]string{agent.PartSent: "sent", agent.PartUncertain: "uncertain", agent.PartLater: "retried", agent.PartRefused: "refused", agent.WindowClosed: "refused", agent.Unbound: "dropped"}
 
+// relayEnded notes that the child of a binding has failed, and says whether it was one. What it had in hand may have been sent.
+func (g *Grain) relayEnded(who *actor.PID) bool {
+	for id, r := range g.relays {
+		if r.child.Id == who.Id {
+			delete(g.relays, id)
+			return true
+		}
+	}
+	return false
+}
+
 // sending says whether a part is under way.
 func (g *Grain) sending() bool {
 	for _, r := range g.relays {

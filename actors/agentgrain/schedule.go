@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
 
@@ -39,9 +40,10 @@ func (g *Grain) schedule(c actor.Context, cmd *protocol.Command, b protocol.Sche
 		if history, err = records[agent.Execution](ctx, g.d, g.id, agent.RecordPage{Kind: agent.RecordExecution, Group: b.ID, Limit: agent.KeptExecutions + 1}); err != nil {
 			return nil, err
 		}
+		g.slots.drop(c, b.ID)
 	}
 	return g.step(c, cmd, func(m *agent.Machine) (any, error) {
-		if len(m.Schedules.All) == 0 { // else a slot is due, and they were read in this step
+		if len(m.Schedules.All) == 0 { // else a slot was worked out, and they were read in this step
 			m.Schedules.All = slices.Clone(all) // a decision may be made twice
 		}
 		var out protocol.ScheduleResult
@@ -93,22 +95,96 @@ func (d *Deps) schedules(ctx context.Context, id agent.ID) ([]agent.Schedule, er
 	return records[agent.Schedule](ctx, d, id, allSchedules)
 }
 
-// dueSchedules reads what the machine needs to fire: all schedules, which of their last messages still wait, and what of a full history
-// has to go.
-func (g *Grain) dueSchedules(ctx context.Context, now int64) (s agent.Scheduled, err error) {
-	if len(g.schedules) > 0 {
-		s.All, err = decode[agent.Schedule](g.id, agent.RecordSchedule, g.schedules)
-	} else {
-		s.All, err = g.d.schedules(ctx, g.id)
+// begun is what was read before the schedules that are due were given to their children.
+type begun struct {
+	figures agent.Figures
+	queue   []agent.Message
+	at      time.Time
+}
+
+// begunLife is how long that may be taken for what is there now: no longer than reading it may take. The commit says whether it was.
+const begunLife = 250 * time.Millisecond
+
+func (b *begun) fresh() bool { return b != nil && time.Since(b.at) < begunLife }
+
+func (b *begun) peek(context.Context) (agent.Figures, []agent.Message, error) {
+	return b.figures, b.queue, nil
+}
+
+// slotsFirst begins an activation that the clock has asked for with the schedules that are due: no step is made for nothing, and nothing is
+// read twice. It says whether children have something to work out now.
+func (g *Grain) slotsFirst(c actor.Context) bool {
+	if g.loaded {
+		return false
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
+	defer cancel()
+	f, queue, err := g.reload(ctx)
+	if err != nil || (agent.Fence{Member: f.Member, Epoch: f.Epoch}) != g.act.Fence {
+		g.loaded = false
+		return false // the step finds the same
+	}
+	g.begun = &begun{f, queue, time.Now()}
+	if g.tellSchedules(c, f.NowMS); g.slots.busy == 0 {
+		return false
+	}
+	g.arm(slotsLook) // the first look would come in between
+	return true
+}
+
+// slotsLook is when an activation looks that has heard nothing of its schedules.
+const slotsLook = 5 * time.Second
+
+// unread is a number of schedules that is not known.
+const unread = -1
+
+// tellSchedules gives the schedules that are due to their children, and says how many are.
+func (g *Grain) tellSchedules(c actor.Context, now int64) (due int) {
+	if g.slots.busy > 0 || g.leaving {
+		return unread
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
+	defer cancel()
+	all, err := g.allSchedules(ctx)
 	if err != nil {
+		g.d.Log.Warn("schedules could not be read", "agent_id", g.id, "err", err)
+		return unread // the next look goes on
+	}
+	for i := range all {
+		if all[i].Due(now) {
+			g.slots.tell(c, &all[i], now)
+			due++
+		}
+	}
+	return due
+}
+
+// takeSlots commits what the children have worked out once none of them is busy: one commit for all.
+func (g *Grain) takeSlots(c actor.Context) {
+	if g.slots.busy == 0 && g.slots.done != nil {
+		g.look(c)
+	}
+}
+
+// allSchedules are those of the agent, from what was read with the state where that is at hand.
+func (g *Grain) allSchedules(ctx context.Context) ([]agent.Schedule, error) {
+	if g.schedules != nil {
+		return slices.Clone(g.schedules), nil // a decision changes them
+	}
+	return g.d.schedules(ctx, g.id)
+}
+
+// dueSchedules reads what the machine needs to commit slots: all schedules, which of their last messages still wait, and what of a full
+// history has to go.
+func (g *Grain) dueSchedules(ctx context.Context, now int64) (s agent.Scheduled, err error) {
+	if s.All, err = g.allSchedules(ctx); err != nil {
 		return s, err
 	}
 	var last []agent.MessageID
-	s.Waiting, s.Oldest = map[agent.MessageID]bool{}, map[string][]agent.Execution{}
+	s.Slots, s.Waiting, s.Oldest = g.slots.done, map[agent.MessageID]bool{}, map[string][]agent.Execution{}
 	for i := range s.All {
 		x := &s.All[i]
-		if x.NextMS == 0 || x.NextMS > now {
+		if !x.Due(now) {
 			continue
 		}
 		if x.LastID != "" {
