@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"troupe/actors/fault"
 )
 
 // Conversation is the far end of a binding, for a network whose gaps are read.
@@ -23,14 +25,15 @@ type Lanes struct {
 	max  int
 	busy chan struct{}
 	wg   sync.WaitGroup
+	log  *slog.Logger
 }
 
 // lanePause is how long Add waits before it looks for room again.
 const lanePause = 50 * time.Millisecond
 
 // NewLanes returns lanes for some senders at once, with at most so much to do.
-func NewLanes(atOnce, most int) *Lanes {
-	return &Lanes{busy: make(chan struct{}, atOnce), max: most, of: map[string][]func(){}}
+func NewLanes(atOnce, most int, log *slog.Logger) *Lanes {
+	return &Lanes{busy: make(chan struct{}, atOnce), max: most, of: map[string][]func(){}, log: log}
 }
 
 // Add puts something to do behind what the sender has. It waits where too much is to be done, and gives up with ctx; so does what is to be done.
@@ -94,7 +97,9 @@ func (l *Lanes) next(ctx context.Context, sender string) bool {
 	l.mu.Unlock()
 	select {
 	case l.busy <- struct{}{}:
-		do()
+		if err := fault.Caught(func() error { do(); return nil }); err != nil { // it must not keep what is behind it
+			l.log.Error("something that a sender wrote panicked", "sender", sender, "err", err)
+		}
 		<-l.busy
 	case <-ctx.Done():
 	}

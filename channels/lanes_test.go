@@ -2,16 +2,18 @@ package channels
 
 import (
 	"context"
+	"log/slog"
 	"testing"
 )
 
-// TestCHAN_3_OneWhoIsStuckHoldsUpNobody: everybody's messages are in order, and nobody waits for another.
+// TestCHAN_3_OneWhoIsStuckHoldsUpNobody: everybody's messages are in order, and nobody waits for another, or loses more than itself.
 func TestCHAN_3_OneWhoIsStuckHoldsUpNobody(t *testing.T) {
-	l := NewLanes(4, 8)
+	l := NewLanes(4, 8, slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(t.Context())
 	free, got := make(chan struct{}), make(chan string, 10)
 	l.Add(ctx, "a", func() { <-free; got <- "a1" })
 	l.Add(ctx, "a", func() { got <- "a2" })
+	l.Add(ctx, "b", func() { panic("a defect") })
 	l.Add(ctx, "b", func() { got <- "b1" })
 	if x := <-got; x != "b1" {
 		t.Error(x)

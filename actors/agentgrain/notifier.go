@@ -222,7 +222,15 @@ func (d *Deps) attempt(ctx context.Context, id agent.ID, x agent.Delivery, paylo
 		}
 		secrets = append(secrets, agent.NewSecret(clear))
 	}
-	return d.Courier.Send(ctx, &agent.Outgoing{Delivery: x, Payload: payload}, secrets), nil
+	err = fault.Caught(func() error {
+		a = d.Courier.Send(ctx, &agent.Outgoing{Delivery: x, Payload: payload}, secrets)
+		return nil
+	})
+	if err != nil { // it counts as an attempt: one that always ends like this must not keep the others
+		d.Log.Error("webhook delivery panicked", "agent_id", id, "delivery_id", x.ID, "err", err)
+		a = agent.Attempt{Error: "The delivery failed inside the platform"}
+	}
+	return a, nil
 }
 
 func (n *notifier) tell(c actor.Context, x *attempted) {

@@ -114,7 +114,13 @@ func (p *podChild) work(c actor.Context) {
 	w := *p.wish
 	p.wish, p.busy = nil, true
 	self, root := c.Self(), c.ActorSystem().Root
-	go func() { root.Send(self, podDone{p.do(w)}) }()
+	go func() { // ends with its deadlines
+		var r podReport
+		if err := fault.Caught(func() error { r = p.do(w); return nil }); err != nil {
+			r = podReport{phase: w.phase, err: err}
+		}
+		root.Send(self, podDone{r})
+	}()
 }
 
 // do carries out one wish and looks what is there afterwards.
@@ -174,10 +180,13 @@ func (p *podChild) apply(c actor.Context, w fileWish) {
 		ctx, cancel := context.WithTimeout(context.Background(), applyTimeout)
 		defer cancel()
 		r := fileReport{id: w.id}
-		var change agent.FileChange
-		if change, r.update, r.err = d.change(ctx, id, w.id); r.err == nil {
-			r.usage, r.err = d.Workspace.Apply(ctx, w.endpoint, w.key, w.id, change)
-		}
+		r.err = fault.Caught(func() error {
+			change, update, err := d.change(ctx, id, w.id)
+			if r.update = update; err == nil {
+				r.usage, err = d.Workspace.Apply(ctx, w.endpoint, w.key, w.id, change)
+			}
+			return err
+		})
 		root.Send(self, r)
 	}()
 }

@@ -43,8 +43,12 @@ func (b *bindingChild) Receive(c actor.Context) {
 	go func() { // ends with its deadline
 		ctx, cancel := context.WithTimeout(context.Background(), sendLimit)
 		defer cancel()
-		fate, after := d.Chats.Send(ctx, m.part)
-		done := relayDone{m, fate, after}
+		done := relayDone{relayGo: m}
+		err := fault.Caught(func() error { done.fate, done.after = d.Chats.Send(ctx, m.part); return nil })
+		if err != nil { // nobody knows whether it was sent
+			d.Log.Error("relay of a reply panicked", "agent_id", m.part.Agent, "err", err)
+			done.fate = agent.PartUncertain
+		}
 		m.done <- done
 		root.Send(parent, done)
 	}()

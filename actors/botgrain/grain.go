@@ -170,11 +170,13 @@ func (g *Grain) command(c actor.Context, cmd *protocol.Command) {
 			return
 		}
 		g.busy++
-		self, root, line, pace := c.Self(), c.ActorSystem().Root, g.line, g.pace
+		self, root, d, id, line, pace := c.Self(), c.ActorSystem().Root, g.d, g.id, g.line, g.pace
 		go func() { // ends with its deadline
 			ctx, cancel := context.WithTimeout(pace, typeTimeout)
 			defer cancel()
-			line.Type(ctx, part)
+			if err := fault.Caught(func() error { line.Type(ctx, part); return nil }); err != nil {
+				d.Log.Error("a bot panicked", "bot", id, "err", err)
+			}
 			root.Send(self, sent{})
 		}()
 	default:
@@ -186,11 +188,16 @@ func (g *Grain) command(c actor.Context, cmd *protocol.Command) {
 
 func (g *Grain) send(c actor.Context, w waiting) {
 	g.busy++
-	self, root, line, pace := c.Self(), c.ActorSystem().Root, g.line, g.pace
+	self, root, d, id, line, pace := c.Self(), c.ActorSystem().Root, g.d, g.id, g.line, g.pace
 	go func() { // ends with its deadline
 		ctx, cancel := context.WithTimeout(context.Background(), agent.SendTimeout)
 		defer cancel()
-		root.Send(w.from, protocol.Answer(line.Send(ctx, pace, w.part), nil))
+		var out protocol.SendResult
+		if err := fault.Caught(func() error { out = line.Send(ctx, pace, w.part); return nil }); err != nil {
+			d.Log.Error("a bot panicked", "bot", id, "err", err)
+			out = protocol.SendResult{Fate: agent.PartUncertain} // nobody knows whether it was sent
+		}
+		root.Send(w.from, protocol.Answer(out, nil))
 		root.Send(self, sent{})
 	}()
 }
@@ -306,7 +313,7 @@ func (g *Grain) run(c actor.Context) {
 	go func() { // ends with the line
 		began := time.Now()
 		connected(channel, 1)
-		err := line.Run(ctx)
+		err := fault.Caught(func() error { return line.Run(ctx) }) // one that panics is a connection that was lost
 		connected(channel, -1)
 		root.Send(self, ended{gen, err, time.Since(began)})
 	}()

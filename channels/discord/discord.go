@@ -344,7 +344,7 @@ func (a *Adapter) watch(ctx context.Context, s *discordgo.Session, down chan str
 
 // store takes events, those of one conversation in their order. A new session begins with what was written before it.
 func (a *Adapter) store(ctx context.Context, s *discordgo.Session, c channels.Credentials, b channels.Bot, events chan *discordgo.Message, ready chan struct{}, take channels.Take) {
-	lanes := channels.NewLanes(maxBusy, maxQueued)
+	lanes := channels.NewLanes(maxBusy, maxQueued, a.Log)
 	defer lanes.Wait()
 	var m *discordgo.Message
 	for {

@@ -142,7 +142,7 @@ func (a *Adapter) Connect(ctx context.Context, c channels.Credentials, b channel
 		return errors.New("the credentials cannot be read")
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	lanes := channels.NewLanes(maxBusy, maxQueued)
+	lanes := channels.NewLanes(maxBusy, maxQueued, a.Log)
 	defer lanes.Wait()
 	defer cancel()
 	sm := socketmode.New(a.api(cred), socketmode.OptionPingInterval(pingInterval))
