@@ -266,7 +266,7 @@ func (m *Machine) SlotDue() bool { return m.S.SlotMS > 0 && m.S.SlotMS <= m.Now 
 
 // Slot is what a due schedule comes to at one instant: worked out by the schedule's own actor, committed by its agent.
 type Slot struct {
-	Of      Schedule // as it was then; of one that has changed since nothing is committed
+	Of      Schedule // as it was then; if it has changed since, or the slot has become too old, nothing is committed
 	Missed  int      // slots that nothing is made up for
 	FireMS  int64    // the slot whose message is to be queued; 0: none
 	Content string   // of that message
@@ -311,7 +311,7 @@ func (m *Machine) lookSchedules() bool {
 			continue
 		}
 		due++
-		if x, ok := m.Schedules.Slots[s.ID]; ok && x.Of == *s {
+		if x, ok := m.Schedules.Slots[s.ID]; ok && x.Of == *s && x.holds(m.Now) {
 			m.takeSlot(s, &x)
 			fired++
 		}
@@ -321,6 +321,11 @@ func (m *Machine) lookSchedules() bool {
 	}
 	m.nextSlot()
 	return true
+}
+
+// holds says whether a slot comes to the same now: it does not once the next one is due, or what it fires is too old (SCHED-8).
+func (x *Slot) holds(nowMS int64) bool {
+	return (x.NextMS == 0 || x.NextMS > nowMS) && (x.FireMS == 0 || nowMS-x.FireMS < catchUp.Milliseconds())
 }
 
 // Due says whether a slot of the schedule is.

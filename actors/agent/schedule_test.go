@@ -305,6 +305,20 @@ func TestSCHED_6_OnlyWhatWasWorkedOutOfTheScheduleAsItIs(t *testing.T) {
 	if _, messages := b.slot(); len(messages) != 2 || b.m.SlotDue() {
 		t.Errorf("%+v", messages)
 	}
+	for at, again := range map[string]string{"2026-03-10T08:59:59Z": "", "2026-03-10T09:00:00Z": ExecMissed} { // the store was away between
+		b := slots(t, "2026-03-10T07:00:00Z")
+		b.schedule("s", daily)
+		b.at("2026-03-10T08:00:00Z")
+		b.m.Schedules.Slots = map[string]Slot{"s": b.m.Schedules.All[0].Slot(b.m.Now)}
+		b.at(at)
+		b.m.C = Commit{}
+		if took := b.m.lookSchedules(); took != (again == "") {
+			t.Errorf("at %s a slot of 08:00 was taken: %v", at, took)
+		}
+		if entries, messages := b.slot(); again != "" && (len(entries) != 1 || entries[0].Status != again || len(messages) > 0) {
+			t.Errorf("at %s: %+v", at, entries)
+		}
+	}
 	b.m.S.SlotMS = b.m.Now // of a schedule that is not there
 	b.slot()
 	if stamp(t, b.m.S.SlotMS) != "2026-03-10T08:00:00Z" {

@@ -503,7 +503,10 @@ func (g *Grain) childEnded(c actor.Context, who *actor.PID) {
 	case g.notifier != nil && who.Id == g.notifier.Id:
 		g.notifier, g.flying = nil, nil
 	case g.slots.ended(who):
-		defer g.takeSlots(c) // those that the others have worked out
+		g.restarts++
+		g.d.Log.Warn("schedule of an agent failed", "agent_id", g.id, "child", who.Id, "restarts", g.restarts)
+		g.look(c) // with what the others have worked out; this one rests
+		return
 	case g.relayEnded(who):
 	default: // one that was stopped on purpose
 		return

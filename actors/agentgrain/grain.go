@@ -149,7 +149,7 @@ type tick struct{ gen int }
 func Props(d *Deps) *actor.Props {
 	schedules := scheduleProps((*agent.Schedule).Slot, d.Log)
 	return actor.PropsFromProducer(func() actor.Actor {
-		return &Grain{d: d, waiting: map[string]*actor.PID{}, activated: time.Now(), slots: slots{props: schedules}}
+		return &Grain{d: d, waiting: map[string]*actor.PID{}, activated: time.Now(), slots: slots{props: schedules, now: time.Now}}
 	}, actor.WithSupervisor(actor.NewOneForOneStrategy(0, 0, func(any) actor.Directive { return actor.StopDirective })))
 }
 
@@ -184,7 +184,7 @@ func (g *Grain) Receive(c actor.Context) {
 		g.childEnded(c, m.Who)
 	case *actor.Stopping:
 		g.lastRelays(c)
-		g.pod, g.turn, g.notifier, g.slots.children = nil, nil, nil, nil // they end with this activation
+		g.pod, g.turn, g.notifier, g.relays, g.slots.children = nil, nil, nil, nil, nil // they end with this activation
 		g.stopTimer()
 		g.d.Metrics.Activated(-1)
 	}
@@ -467,9 +467,16 @@ func (g *Grain) perform(c actor.Context, m *agent.Machine) {
 	g.tellNotifier(c, m)
 	g.tellRelays(c, m)
 	g.settleBots(c, m)
-	if m.SlotDue() && g.tellSchedules(c, m.Now) == 0 { // the state is behind: a step without a slot notes the next one
-		g.slots.done = map[string]agent.Slot{}
-		c.Send(c.Self(), &protocol.Command{Kind: protocol.Look})
+	slots := time.Duration(0) // how long they can wait
+	if m.SlotDue() {
+		switch n, err := g.tellSchedules(c, m.Now); {
+		case err != nil:
+			g.d.Log.Warn("schedules could not be read", "agent_id", g.id, "err", err)
+			slots = reloadPause
+		case n == 0 && g.slots.busy == 0: // the state is behind: a step without a slot notes the next one
+			g.slots.done = map[string]agent.Slot{}
+			c.Send(c.Self(), &protocol.Command{Kind: protocol.Look})
+		}
 	}
 	due, alarm := m.Due(), m.Alarm()
 	if g.misarmed(m, alarm) && g.slots.busy == 0 { // the step that commits their slots moves it
@@ -484,6 +491,9 @@ func (g *Grain) perform(c actor.Context, m *agent.Machine) {
 	}
 	if rest := g.showTyping(m); rest > 0 && (wait == 0 || rest < wait) {
 		wait = rest
+	}
+	if slots > 0 && (wait == 0 || slots < wait) {
+		wait = slots
 	}
 	g.deliver(c, m)
 	quiet := len(m.S.Intents) == 0 && len(g.flying) == 0 && !m.S.Sweeping && !g.sending() && g.slots.busy == 0 && !m.BotsDue() && !m.RoutesDue() && m.S.Turn == nil && !m.S.Deleting && m.S.Update == "" && !m.CanStart() &&

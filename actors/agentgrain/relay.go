@@ -64,9 +64,9 @@ type relaying struct {
 // lastWords is how long an activation that ends waits for parts that are under way.
 const lastWords = 3 * time.Second
 
-// tellRelays goes on with the outbox of every binding that is due. A bot sends once the cluster knows that the agent uses it.
+// tellRelays goes on with the outbox of every binding that is due.
 func (g *Grain) tellRelays(c actor.Context, m *agent.Machine) {
-	if m.S.Deleting || g.relayNow || m.BotsDue() {
+	if m.S.Deleting || g.relayNow {
 		return
 	}
 	g.relayNow = true
@@ -74,6 +74,9 @@ func (g *Grain) tellRelays(c actor.Context, m *agent.Machine) {
 	for _, h := range m.S.Relays {
 		if r := g.relays[h.Binding]; r != nil && r.busy || h.NextMS > m.Now {
 			continue
+		}
+		if b := m.RelayTo(h.Binding); b != nil && m.Spec.Bots[b.Channel] != m.S.Bots[b.Channel] {
+			continue // the bot is asked once the cluster knows that the agent uses it
 		}
 		if err := g.relayFirst(c, h.Binding); err != nil && !fault.Is(err, fault.Fenced) {
 			g.d.Log.Warn("reply could not be relayed", "agent_id", g.id, "binding_id", h.Binding, "err", err)

@@ -42,6 +42,7 @@ func (g *Grain) schedule(c actor.Context, cmd *protocol.Command, b protocol.Sche
 		}
 		g.slots.drop(c, b.ID)
 	}
+	g.slots.forgive(b.ID)
 	return g.step(c, cmd, func(m *agent.Machine) (any, error) {
 		if len(m.Schedules.All) == 0 { // else a slot was worked out, and they were read in this step
 			m.Schedules.All = slices.Clone(all) // a decision may be made twice
@@ -102,7 +103,8 @@ type begun struct {
 	at      time.Time
 }
 
-// begunLife is how long that may be taken for what is there now: no longer than reading it may take. The commit says whether it was.
+// begunLife is how long that may be taken for what is there now. Figures that change beside the activation may be as old at a commit anyway:
+// reading them takes its time. What must not be old is guarded by the commit.
 const begunLife = 250 * time.Millisecond
 
 func (b *begun) fresh() bool { return b != nil && time.Since(b.at) < begunLife }
@@ -125,7 +127,7 @@ func (g *Grain) slotsFirst(c actor.Context) bool {
 		return false // the step finds the same
 	}
 	g.begun = &begun{f, queue, time.Now()}
-	if g.tellSchedules(c, f.NowMS); g.slots.busy == 0 {
+	if _, err := g.tellSchedules(c, f.NowMS); err != nil || g.slots.busy == 0 {
 		return false
 	}
 	g.arm(slotsLook) // the first look would come in between
@@ -135,20 +137,16 @@ func (g *Grain) slotsFirst(c actor.Context) bool {
 // slotsLook is when an activation looks that has heard nothing of its schedules.
 const slotsLook = 5 * time.Second
 
-// unread is a number of schedules that is not known.
-const unread = -1
-
 // tellSchedules gives the schedules that are due to their children, and says how many are.
-func (g *Grain) tellSchedules(c actor.Context, now int64) (due int) {
-	if g.slots.busy > 0 || g.leaving {
-		return unread
+func (g *Grain) tellSchedules(c actor.Context, now int64) (due int, err error) {
+	if g.slots.waits() {
+		return 0, nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 	defer cancel()
 	all, err := g.allSchedules(ctx)
 	if err != nil {
-		g.d.Log.Warn("schedules could not be read", "agent_id", g.id, "err", err)
-		return unread // the next look goes on
+		return 0, err
 	}
 	for i := range all {
 		if all[i].Due(now) {
@@ -156,7 +154,7 @@ func (g *Grain) tellSchedules(c actor.Context, now int64) (due int) {
 			due++
 		}
 	}
-	return due
+	return due, nil
 }
 
 // takeSlots commits what the children have worked out once none of them is busy: one commit for all.

@@ -52,6 +52,8 @@ const maxSlotRest = time.Minute
 // slots are the children of those schedules of an agent that have come due in this activation, and what they have in hand.
 type slots struct {
 	props    *actor.Props
+	now      func() time.Time
+	told     time.Time              // when a child was last told something
 	children map[string]*scheduling // by schedule
 	busy     int
 	done     map[string]agent.Slot // worked out and not committed; nil: nothing
@@ -75,7 +77,7 @@ func (x *slots) tell(c actor.Context, s *agent.Schedule, now int64) {
 		k = &scheduling{}
 		x.children[s.ID] = k
 	}
-	if k.busy || time.Now().Before(k.rested) {
+	if k.busy || x.now().Before(k.rested) {
 		return
 	}
 	if k.child == nil {
@@ -85,9 +87,28 @@ func (x *slots) tell(c actor.Context, s *agent.Schedule, now int64) {
 		}
 		k.child = pid
 	}
-	k.busy = true
+	k.busy, x.told = true, x.now()
 	x.busy++
 	c.Send(k.child, slotWork{*s, now})
+}
+
+// waits says whether children have something in hand. One that does not answer is to be told again.
+func (x *slots) waits() bool {
+	if x.busy == 0 || x.now().Sub(x.told) < slotsLook {
+		return x.busy > 0
+	}
+	for _, k := range x.children {
+		k.busy = false
+	}
+	x.busy = 0
+	return false
+}
+
+// forgive lets a schedule be worked out at once: it was changed, which may have repaired it.
+func (x *slots) forgive(schedule string) {
+	if k := x.children[schedule]; k != nil {
+		k.failed, k.rested = 0, time.Time{}
+	}
 }
 
 // finished takes what a child has worked out.
@@ -111,7 +132,7 @@ func (x *slots) ended(who *actor.PID) bool {
 			continue
 		}
 		k.child = nil
-		k.rested = time.Now().Add(min(time.Second<<min(k.failed, 6), maxSlotRest))
+		k.rested = x.now().Add(min(time.Second<<min(k.failed, 6), maxSlotRest))
 		k.failed++
 		if k.busy {
 			k.busy = false
