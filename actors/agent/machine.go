@@ -47,11 +47,9 @@ type standing struct {
 	reason string
 }
 
-// Restore reads what was committed.
-func (m *Machine) Restore(spec, state []byte) error {
-	if err := json.Unmarshal(spec, &m.Spec); err != nil {
-		return fmt.Errorf("decode spec of agent: %w", err)
-	}
+// Restore reads what was committed. The spec is not changed in place, so steps may share it.
+func (m *Machine) Restore(spec Spec, state []byte) error {
+	m.Spec = spec
 	if err := json.Unmarshal(state, &m.S); err != nil {
 		return fmt.Errorf("decode state of agent: %w", err)
 	}

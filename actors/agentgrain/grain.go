@@ -103,8 +103,8 @@ type Grain struct {
 	d          *Deps
 	id         agent.ID
 	act        *member.Activation
-	spec       []byte // as committed
-	state      []byte
+	spec       agent.Spec // as committed
+	state      []byte     // so, too
 	version    int64
 	loaded     bool
 	roused     bool             // the clock is why it looks now: a slot is due, perhaps
@@ -234,13 +234,17 @@ func (g *Grain) reload(ctx context.Context) (agent.Figures, []agent.Message, err
 		g.gone = fault.Is(err, fault.NotFound)
 		return b.Figures, nil, err
 	}
+	var spec agent.Spec
+	if err := json.Unmarshal(b.Spec, &spec); err != nil {
+		return b.Figures, nil, fmt.Errorf("decode spec of agent %s: %w", g.id, err)
+	}
 	g.schedules = nil
 	if g.roused { // also that there are none
 		if g.schedules, err = decode[agent.Schedule](g.id, agent.RecordSchedule, b.Records); err != nil {
 			return b.Figures, nil, err
 		}
 	}
-	g.spec, g.state, g.version, g.loaded = b.Spec, b.State, b.Version, true
+	g.spec, g.state, g.version, g.loaded = spec, b.State, b.Version, true
 	g.armed = unknown
 	return b.Figures, b.Queue, nil
 }
@@ -313,7 +317,7 @@ func (g *Grain) step(c actor.Context, cmd *protocol.Command, decide decision) (a
 	}
 	g.version, g.state, g.schedules, g.slots.done = done.Version, commit.State, nil, nil
 	if commit.Spec != nil {
-		g.spec = commit.Spec
+		g.spec = m.Spec
 	}
 	if done.Rearmed || commit.Due > 0 && (g.armed == 0 || g.armed > 0 && commit.Due < g.armed) {
 		g.armed = commit.Due

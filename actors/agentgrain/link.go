@@ -130,11 +130,7 @@ func (g *Grain) leaveBots(ctx context.Context) error {
 	if err := json.Unmarshal(g.state, &s); err != nil {
 		return err
 	}
-	var spec agent.Spec
-	if err := json.Unmarshal(g.spec, &spec); err != nil {
-		return err
-	}
-	for _, known := range []map[agent.Channel]string{s.Bots, spec.Bots} {
+	for _, known := range []map[agent.Channel]string{s.Bots, g.spec.Bots} {
 		for _, bot := range known {
 			if err := g.d.Store.DropBot(ctx, bot, g.id); err != nil {
 				return err

@@ -315,11 +315,8 @@ func (g *Grain) observed(c actor.Context, r podReport) {
 func (g *Grain) remove(c actor.Context) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*commitTimeout)
 	defer cancel()
-	var spec agent.Spec
-	err := json.Unmarshal(g.spec, &spec)
-	if err == nil {
-		err = g.d.dropKeys(ctx, &spec)
-	}
+	spec := &g.spec
+	err := g.d.dropKeys(ctx, spec)
 	if err == nil {
 		err = account.RevokeAll(ctx, g.d.Places, spec.Account, string(g.id)) // MCP-5
 	}

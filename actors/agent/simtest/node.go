@@ -129,7 +129,7 @@ func (w *World) step(n *node, act *activation, d decision) error {
 		act.state, act.version, act.loaded = w.st.state, w.st.version, true
 	}
 	m := &agent.Machine{F: f, Set: w.set, Now: f.NowMS, NewID: w.id, Loaded: map[agent.MessageID]agent.Message{}}
-	if err := m.Restore(agent.Encode(&w.spec), act.state); err != nil {
+	if err := m.Restore(w.spec, act.state); err != nil {
 		return err
 	}
 	for id, x := range w.st.msgs { // what is asked for by Missing in the real one
