@@ -92,7 +92,7 @@ func (x *slots) tell(c actor.Context, s *agent.Schedule, now int64) {
 	c.Send(k.child, slotWork{*s, now})
 }
 
-// waits says whether children have something in hand. One that does not answer is to be told again.
+// waits says whether children have something in hand. One that has not answered for slotsLook counts as free, and may be told again.
 func (x *slots) waits() bool {
 	if x.busy == 0 || x.now().Sub(x.told) < slotsLook {
 		return x.busy > 0
