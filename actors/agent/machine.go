@@ -319,7 +319,7 @@ func (m *Machine) Due() int64 {
 	if s.SlotMS > 0 {
 		at := s.SlotMS
 		if at <= m.Now {
-			at = m.Now + slotLook.Milliseconds() // it is worked out now; this is in case that it cannot be
+			at = m.Now + SlotLook.Milliseconds() // it is worked out now; this is in case that it cannot be
 		}
 		due = append(due, at)
 	}

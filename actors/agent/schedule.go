@@ -19,9 +19,9 @@ const (
 	MaxCron             = 255
 	MaxZone             = 64
 	KeptExecutions      = 1000
-	catchUp             = time.Hour // a missed slot younger than that fires after all (SCHED-8)
-	aheadYears          = 8         // an expression must have a slot by then (SCHED-2)
-	slotLook            = 5 * time.Second
+	catchUp             = time.Hour       // a missed slot younger than that fires after all (SCHED-8)
+	aheadYears          = 8               // an expression must have a slot by then (SCHED-2)
+	SlotLook            = 5 * time.Second // what is due is worked out now; this is in case that nothing is heard of it
 )
 
 // Schedule is a message that an agent gets at the slots of a cron expression (§21).

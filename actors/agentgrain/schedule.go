@@ -130,12 +130,9 @@ func (g *Grain) slotsFirst(c actor.Context) bool {
 	if _, err := g.tellSchedules(c, f.NowMS); err != nil || g.slots.busy == 0 {
 		return false
 	}
-	g.arm(slotsLook) // the first look would come in between
+	g.arm(agent.SlotLook) // the first look would come in between
 	return true
 }
-
-// slotsLook is when an activation looks that has heard nothing of its schedules.
-const slotsLook = 5 * time.Second
 
 // tellSchedules gives the schedules that are due to their children, and says how many are.
 func (g *Grain) tellSchedules(c actor.Context, now int64) (due int, err error) {

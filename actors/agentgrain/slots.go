@@ -92,9 +92,9 @@ func (x *slots) tell(c actor.Context, s *agent.Schedule, now int64) {
 	c.Send(k.child, slotWork{*s, now})
 }
 
-// waits says whether children have something in hand. One that has not answered for slotsLook counts as free, and may be told again.
+// waits says whether children have something in hand. One that has not answered for agent.SlotLook counts as free, and may be told again.
 func (x *slots) waits() bool {
-	if x.busy == 0 || x.now().Sub(x.told) < slotsLook {
+	if x.busy == 0 || x.now().Sub(x.told) < agent.SlotLook {
 		return x.busy > 0
 	}
 	for _, k := range x.children {
