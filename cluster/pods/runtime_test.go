@@ -8,7 +8,9 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -19,6 +21,7 @@ import (
 	k8sruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 	"sigs.k8s.io/yaml"
@@ -39,12 +42,12 @@ func spec(incarnation int64) agent.PodSpec {
 		Env: map[string]agent.Secret{"AGENT_UUID": agent.NewSecret(string(id)), "ANTHROPIC_API_KEY": agent.NewSecret("trk_example")}}
 }
 
-// place is a runtime on a fake API server, which gives no UIDs: they are ours.
+// place is a runtime on a fake API server, which gives no UIDs and no versions: they are ours.
 type place struct {
 	*Runtime
-	c    *fake.Clientset
-	now  time.Time
-	uids int
+	c              *fake.Clientset
+	now            time.Time
+	uids, versions int
 }
 
 func open(t *testing.T, change func(*Options)) *place {
@@ -58,6 +61,12 @@ func open(t *testing.T, change func(*Options)) *place {
 		}
 		return false, nil, nil
 	})
+	watching, once := make(chan struct{}), sync.Once{}
+	p.c.PrependWatchReactor("pods", func(a clienttesting.Action) (bool, watch.Interface, error) {
+		w, err := p.c.Tracker().Watch(a.GetResource(), a.GetNamespace(), a.(clienttesting.WatchActionImpl).ListOptions)
+		once.Do(func() { close(watching) })
+		return true, w, err
+	})
 	o := Options{Client: p.c, Namespace: "agents", Installation: "troupe", Image: "registry.example/troupe-runner:1", Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Now: func() time.Time { return p.now }}
 	if change != nil {
@@ -69,6 +78,11 @@ func open(t *testing.T, change func(*Options)) *place {
 	}
 	t.Cleanup(rt.Close)
 	rt.Watch()
+	select {
+	case <-watching: // what the first list shows is no change: a test's changes come after it
+	case <-time.After(10 * time.Second):
+		t.Fatal("the pods are not watched")
+	}
 	p.Runtime = rt
 	return p
 }
@@ -92,14 +106,31 @@ func (p *place) status(t *testing.T, f func(*corev1.Pod)) {
 	t.Helper()
 	pod := p.pod(t)
 	f(pod)
-	next, leave := p.next(id)
-	defer leave()
+	p.versions++
+	pod.ResourceVersion = strconv.Itoa(p.versions)
 	_, err := p.c.CoreV1().Pods("agents").Update(t.Context(), pod, metav1.UpdateOptions{})
 	must(t, err)
-	select {
-	case <-next:
-	case <-time.After(10 * time.Second):
-		t.Fatal("the change was not seen")
+	p.seen(t, pod.ResourceVersion)
+}
+
+// seen waits until the runtime's cache holds that version of the agent's Pod; "": none.
+func (p *place) seen(t *testing.T, version string) {
+	t.Helper()
+	late := time.After(10 * time.Second)
+	for {
+		next, leave := p.next(id)
+		got, err := p.pods.Get(agent.PodName(id))
+		if err == nil && got.ResourceVersion == version || apierrors.IsNotFound(err) && version == "" {
+			leave()
+			return
+		}
+		select {
+		case <-next:
+			leave()
+		case <-late:
+			leave()
+			t.Fatal("the change was not seen")
+		}
 	}
 }
 
@@ -418,10 +449,8 @@ func TestPOD_1_AnIncarnationIsMadeOnce(t *testing.T) {
 	p := open(t, nil)
 	must(t, p.Start(t.Context(), spec(1)))
 	p.status(t, func(pod *corev1.Pod) { pod.Status.Phase = corev1.PodRunning })
-	next, leave := p.next(id)
-	defer leave()
 	must(t, p.c.CoreV1().Pods("agents").Delete(t.Context(), agent.PodName(id), metav1.DeleteOptions{}))
-	<-next
+	p.seen(t, "")
 	must(t, p.Start(t.Context(), spec(1)))
 	if o, err := p.Observe(t.Context(), id); err != nil || o.Phase != agent.PhaseNone {
 		t.Errorf("%+v, %v", o, err)
@@ -482,6 +511,7 @@ func TestPOD_1_WhatNobodyWantsIsSweptAway(t *testing.T) {
 			if s, err := p.Sweep(t.Context(), wanted, time.Hour); err != nil || s != tt.want {
 				t.Errorf("sweep %d: %+v, %v, want %+v", i, s, err, tt.want)
 			}
+			p.seen(t, "")
 		}
 	})
 	t.Run("what the store cannot answer changes nothing", func(t *testing.T) {
