@@ -9,31 +9,52 @@ import (
 	"time"
 )
 
-// How a node paces its garbage collector. At rest the heap is mostly idle activations, so it may grow by a third between
-// collections. Under load what matters is the garbage of the messages that pass by: collecting 10,000 idle activations again
-// and again for it cost a third of a busy node's processor time. So from the first collection of a burst on, the heap may grow
-// by a runway of fixed size before the next; when nothing was collected for a while, the memory is given back.
+// How a node paces its garbage collector. What matters under load is the garbage of the messages that pass by: collecting 10,000 idle
+// activations again and again for it cost a third of a busy node's processor time. So the heap may grow by a runway of fixed size between
+// collections, also before the first one of a burst: that would come when the processor is needed most, and those who allocate would pay for
+// it. At rest a heap that has grown by a third is collected here, and the memory is given back.
 const (
 	gcPercent = 35
 	heapFloor = 48 << 20 // bytes that a heap at rest may grow to at least
-	runway    = 96 << 20 // bytes of garbage between collections under load
+	runway    = 96 << 20 // bytes of garbage between collections
 	paceEvery = 200 * time.Millisecond
-	calmAfter = 5 * time.Second // without a collection
+	calmAfter = 5 * time.Second // without a collection, and without much allocated
+	burst     = 1 << 20         // bytes allocated in one period that are much
 )
 
-// heapPercent returns the collector's percentage for so many live bytes.
-func heapPercent(live uint64, busy bool) int {
-	grow := 0.0
-	switch {
-	case live == 0: // nothing was collected yet
-		return gcPercent
-	case busy:
-		grow = runway
-	case live < heapFloor:
-		grow = float64(heapFloor - live)
-	}
-	return max(gcPercent, int(math.Min(grow*100/float64(live), 1000)))
+// heapPercent returns the collector's percentage for so many live bytes; 0: not known yet.
+func heapPercent(live uint64) int {
+	return max(gcPercent, int(math.Min(runway*100/float64(max(live, 1)), 1000)))
 }
+
+// heapUse is what the runtime says of the heap.
+type heapUse struct {
+	live, present     uint64 // bytes: after the last collection, now
+	allocated, cycles uint64 // since the start: bytes, collections
+}
+
+// pacer knows when a heap is at rest.
+type pacer struct {
+	was  heapUse
+	last time.Time // when something happened
+	owed bool      // something was collected since memory was last given back
+}
+
+// rest says whether the heap is to be collected and its memory given back now.
+func (p *pacer) rest(u heapUse, now time.Time) bool {
+	if u.cycles != p.was.cycles {
+		p.owed = true
+	}
+	if u.cycles != p.was.cycles || u.allocated-p.was.allocated >= burst {
+		p.last = now
+	}
+	p.was = u
+	grown := u.present > max(heapFloor, u.live/100*(100+gcPercent))
+	return (p.owed || grown) && now.Sub(p.last) > calmAfter
+}
+
+// given notes that it was done.
+func (p *pacer) given(u heapUse) { p.was, p.owed = u, false }
 
 // paceHeap keeps the collector's pace until ctx ends. The operator's own GOGC wins.
 func paceHeap(ctx context.Context) {
@@ -42,24 +63,22 @@ func paceHeap(ctx context.Context) {
 	}
 	t := time.NewTicker(paceEvery)
 	defer t.Stop()
-	samples := []gometrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/cycles/total:gc-cycles"}}
-	debug.SetGCPercent(gcPercent)
-	present, busy, seen, last := gcPercent, false, uint64(0), time.Now()
-	for {
+	samples := []gometrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/objects:bytes"}, {Name: "/gc/heap/allocs:bytes"}, {Name: "/gc/cycles/total:gc-cycles"}}
+	read := func() heapUse {
 		gometrics.Read(samples)
-		switch cycles := samples[1].Value.Uint64(); {
-		case cycles != seen:
-			busy, seen, last = true, cycles, time.Now()
-		case busy && time.Since(last) > calmAfter:
-			busy = false
-			debug.SetGCPercent(gcPercent)
+		return heapUse{samples[0].Value.Uint64(), samples[1].Value.Uint64(), samples[2].Value.Uint64(), samples[3].Value.Uint64()}
+	}
+	p, percent := &pacer{last: time.Now()}, 0
+	for {
+		u := read()
+		if p.rest(u, time.Now()) {
 			debug.FreeOSMemory() // collects, too
-			gometrics.Read(samples)
-			present, seen = gcPercent, samples[1].Value.Uint64()
+			u = read()
+			p.given(u)
 		}
-		if p := heapPercent(samples[0].Value.Uint64(), busy); p < present*9/10 || p > present*11/10 { // changing it stops the world for a moment
-			debug.SetGCPercent(p)
-			present = p
+		if n := heapPercent(u.live); n < percent*9/10 || n > percent*11/10 { // changing it stops the world for a moment
+			debug.SetGCPercent(n)
+			percent = n
 		}
 		select {
 		case <-ctx.Done():
