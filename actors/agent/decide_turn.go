@@ -493,7 +493,7 @@ func (m *Machine) finish(outcome Outcome, reason string, requeue bool) {
 			}
 			m.C.Requeue[e.ID] = Place{e.Seq, e.Rank}
 			m.C.Marks = append(m.C.Marks, MarkPut{ID: e.ID, Mark: Mark{Status: Pending}, Party: e.Party})
-			m.event("message.pending", map[string]any{"message_id": e.ID.String(), "role": RoleUser, "channel": e.Channel})
+			m.event("message.pending", messagePending{e.ID.String(), RoleUser, e.Channel})
 			continue
 		}
 		m.closeEntry(e, outcome, t.Reason)

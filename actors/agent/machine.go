@@ -77,12 +77,19 @@ func (m *Machine) head(field, value string) {
 	m.C.Head[field] = value
 }
 
-func (m *Machine) event(typ string, data map[string]any) {
+func (m *Machine) event(typ string, data any) {
 	b, err := json.Marshal(data)
 	if err != nil {
 		panic("encode event: " + err.Error()) // made of strings and numbers
 	}
 	m.C.Events = append(m.C.Events, Event{Type: typ, Data: b})
+}
+
+// messagePending is the data of the event of that name.
+type messagePending struct {
+	MessageID string  `json:"message_id"`
+	Role      Role    `json:"role"`
+	Channel   Channel `json:"channel"`
 }
 
 func (m *Machine) command(kind string, body any) {

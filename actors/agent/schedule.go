@@ -358,7 +358,7 @@ func (m *Machine) fire(s *Schedule, slot *Slot) {
 		x.Status, x.Message = ExecSuccess, MessageID(m.NewID())
 		m.C.Append = append(m.C.Append, Append{ID: x.Message, Queue: true, Mark: Mark{Status: Pending}, Body: Body{Role: RoleUser, Channel: ChannelAPI, QueueMode: "collect", Content: slot.Content,
 			Source: "schedule", SourceUUID: s.ID, Counterparty: string(m.Spec.Account), PartyName: m.Spec.Owner, PartyType: "user"}})
-		m.event("message.pending", map[string]any{"message_id": x.Message.String(), "role": RoleUser, "channel": ChannelAPI})
+		m.event("message.pending", messagePending{x.Message.String(), RoleUser, ChannelAPI})
 		m.F.Pending++
 		m.Lags = append(m.Lags, m.Now-x.SlotMS)
 		s.LastMS, s.LastID = m.Now, x.Message

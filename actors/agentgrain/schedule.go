@@ -139,9 +139,7 @@ func (g *Grain) tellSchedules(c actor.Context, now int64) (due int, err error) {
 	if g.slots.waits() {
 		return 0, nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
-	defer cancel()
-	all, err := g.allSchedules(ctx)
+	all, err := g.allSchedules(context.Background())
 	if err != nil {
 		return 0, err
 	}
@@ -161,11 +159,13 @@ func (g *Grain) takeSlots(c actor.Context) {
 	}
 }
 
-// allSchedules are those of the agent, from what was read with the state where that is at hand.
+// allSchedules are those of the agent, from what was read with the state where that is at hand: whoever changes them clones them.
 func (g *Grain) allSchedules(ctx context.Context) ([]agent.Schedule, error) {
 	if g.schedules != nil {
-		return slices.Clone(g.schedules), nil // a decision changes them
+		return g.schedules, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
+	defer cancel()
 	return g.d.schedules(ctx, g.id)
 }
 
@@ -175,6 +175,7 @@ func (g *Grain) dueSchedules(ctx context.Context, now int64) (s agent.Scheduled,
 	if s.All, err = g.allSchedules(ctx); err != nil {
 		return s, err
 	}
+	s.All = slices.Clone(s.All)
 	var last []agent.MessageID
 	s.Slots, s.Waiting, s.Oldest = g.slots.done, map[agent.MessageID]bool{}, map[string][]agent.Execution{}
 	for i := range s.All {

@@ -2,6 +2,7 @@ package redisstore
 
 import (
 	"context"
+	"slices"
 	"strconv"
 
 	"github.com/redis/go-redis/v9"
@@ -15,15 +16,16 @@ type operations struct {
 	k    agentKeys
 	keys []string
 	args []any
-	at   map[string]int
 }
 
+// fixedKeys is how many keys every commit has.
+const fixedKeys = 11
+
 func (o *operations) key(name string) int {
-	if i, ok := o.at[name]; ok {
-		return i
+	if i := slices.Index(o.keys[fixedKeys:], name); i >= 0 {
+		return fixedKeys + i + 1
 	}
 	o.keys = append(o.keys, name)
-	o.at[name] = len(o.keys)
 	return len(o.keys)
 }
 
@@ -32,7 +34,7 @@ func (o *operations) add(args ...any) { o.args = append(o.args, args...) }
 // Commit implements agent.Snapshots.
 func (s *Store) Commit(ctx context.Context, c *agent.Commit) (agent.Committed, error) {
 	k := keysOf(c.Agent)
-	o := &operations{k: k, at: map[string]int{}}
+	o := &operations{k: k, args: make([]any, 0, 64)}
 	idem := k.head()
 	if c.Idem != nil {
 		idem = k.idem(c.Idem.Key)

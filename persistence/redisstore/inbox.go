@@ -167,9 +167,19 @@ func (v values) str(i int) string {
 	return ""
 }
 
-func (v values) num(i int) int64 { return number(v.str(i)) }
+func (v values) num(i int) int64 {
+	if i < len(v) {
+		if n, ok := v[i].(int64); ok {
+			return n
+		}
+	}
+	return number(v.str(i))
+}
 
 func number(s string) int64 {
-	n, _ := strconv.ParseInt(s, 10, 64) // absent fields read as zero
+	if s == "" { // absent fields read as zero
+		return 0
+	}
+	n, _ := strconv.ParseInt(s, 10, 64)
 	return n
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // headFields are read for Figures, in the order of figures().
-var headFields = []string{"account", "status", "balance", "used", "mcount", "intr", "inc", "repoch", "ratt", "rlease", "rbeat", "rsub",
+var headFields = []any{"account", "status", "balance", "used", "mcount", "intr", "inc", "repoch", "ratt", "rlease", "rbeat", "rsub",
 	"rexec", "rinfo", "cseq", "last", "epoch", "member", "deleted", "turn", "v", "ctx", "ctxs"}
 
 func figures(v []any, pending int64, now time.Time) agent.Figures {
@@ -27,6 +27,9 @@ func figures(v []any, pending int64, now time.Time) agent.Figures {
 	return f
 }
 
+// bodyFields are read for a Snapshot behind them.
+var bodyFields = []any{"spec", "state"}
+
 // read is one pipeline that reads an agent's head, the length of its queue and the store's clock.
 type read struct {
 	head  *redis.SliceCmd
@@ -34,20 +37,16 @@ type read struct {
 	now   *redis.TimeCmd
 }
 
-func (s *Store) read(ctx context.Context, id agent.ID, more []string, extra ...redis.Cmder) (*read, error) {
+func (s *Store) read(ctx context.Context, id agent.ID, more []any, extra ...redis.Cmder) (*read, error) {
 	k := keysOf(id)
-	args := []any{"hmget", k.head()}
-	for _, f := range headFields {
-		args = append(args, f)
-	}
-	for _, f := range more {
-		args = append(args, f)
-	}
+	args := append(make([]any, 0, 2+len(headFields)+len(more)), "hmget", k.head())
+	args = append(append(args, headFields...), more...)
 	r := &read{head: redis.NewSliceCmd(ctx, args...), depth: redis.NewIntCmd(ctx, "zcard", k.pending()), now: redis.NewTimeCmd(ctx, "time")}
-	if err := s.batch.do(ctx, shardOf(id), append([]redis.Cmder{r.head, r.depth, r.now}, extra...)...); err != nil {
+	cmds := append([]redis.Cmder{r.head, r.depth, r.now}, extra...)
+	if err := s.batch.do(ctx, shardOf(id), cmds...); err != nil {
 		return nil, err
 	}
-	for _, c := range append([]redis.Cmder{r.head, r.depth, r.now}, extra...) {
+	for _, c := range cmds {
 		if err := storeErr(c.Err()); err != nil {
 			return nil, err
 		}
@@ -60,14 +59,14 @@ func (s *Store) read(ctx context.Context, id agent.ID, more []string, extra ...r
 
 // Load implements agent.Snapshots.
 func (s *Store) Load(ctx context.Context, id agent.ID) (agent.Snapshot, error) {
-	r, err := s.read(ctx, id, []string{"spec", "state"})
+	r, err := s.read(ctx, id, bodyFields)
 	if err != nil {
 		return agent.Snapshot{}, err
 	}
 	return r.snapshot(), nil
 }
 
-// snapshot is what was read with "spec" and "state" behind the figures.
+// snapshot is what was read with bodyFields.
 func (r *read) snapshot() agent.Snapshot {
 	v, n := values(r.head.Val()), len(headFields)
 	return agent.Snapshot{Version: v.num(20), Spec: []byte(v.str(n)), State: []byte(v.str(n + 1)), Figures: figures(v, r.depth.Val(), r.now.Val())}
@@ -84,7 +83,7 @@ func (s *Store) Begin(ctx context.Context, id agent.ID, limit int, p agent.Recor
 			page = recordsScript.cmd(ctx, keys, args, try > 0)
 			extra = append(extra, page)
 		}
-		r, err := s.read(ctx, id, []string{"spec", "state"}, extra...)
+		r, err := s.read(ctx, id, bodyFields, extra...)
 		if err != nil && try == 0 && page != nil && page.Err() != nil && isUnknownScript(page.Err()) {
 			continue
 		}
