@@ -19,7 +19,7 @@ const (
 	runway    = 96 << 20 // bytes of garbage between collections
 	paceEvery = 200 * time.Millisecond
 	calmAfter = 5 * time.Second // without a collection, and without much allocated
-	burst     = 1 << 20         // bytes allocated in one period that are much
+	much      = 25 << 20        // bytes allocated in that time
 )
 
 // heapPercent returns the collector's percentage for so many live bytes; 0: not known yet.
@@ -35,26 +35,26 @@ type heapUse struct {
 
 // pacer knows when a heap is at rest.
 type pacer struct {
-	was  heapUse
-	last time.Time // when something happened
-	owed bool      // something was collected since memory was last given back
+	since time.Time // the stretch of time that is looked at began then
+	began heapUse   // with this
+	owed  bool      // something was collected since memory was last given back
 }
 
 // rest says whether the heap is to be collected and its memory given back now.
 func (p *pacer) rest(u heapUse, now time.Time) bool {
-	if u.cycles != p.was.cycles {
-		p.owed = true
+	if u.cycles != p.began.cycles {
+		p.began, p.since, p.owed = u, now, true
 	}
-	if u.cycles != p.was.cycles || u.allocated-p.was.allocated >= burst {
-		p.last = now
+	if now.Sub(p.since) < calmAfter {
+		return false
 	}
-	p.was = u
-	grown := u.present > max(heapFloor, u.live/100*(100+gcPercent))
-	return (p.owed || grown) && now.Sub(p.last) > calmAfter
+	quiet := u.allocated-p.began.allocated < much
+	p.began, p.since = u, now
+	return quiet && (p.owed || u.present > max(heapFloor, u.live/100*(100+gcPercent)))
 }
 
 // given notes that it was done.
-func (p *pacer) given(u heapUse) { p.was, p.owed = u, false }
+func (p *pacer) given(u heapUse) { p.began, p.owed = u, false }
 
 // paceHeap keeps the collector's pace until ctx ends. The operator's own GOGC wins.
 func paceHeap(ctx context.Context) {
@@ -68,7 +68,7 @@ func paceHeap(ctx context.Context) {
 		gometrics.Read(samples)
 		return heapUse{samples[0].Value.Uint64(), samples[1].Value.Uint64(), samples[2].Value.Uint64(), samples[3].Value.Uint64()}
 	}
-	p, percent := &pacer{last: time.Now()}, 0
+	p, percent := &pacer{since: time.Now()}, 0
 	for {
 		u := read()
 		if p.rest(u, time.Now()) {
@@ -76,7 +76,7 @@ func paceHeap(ctx context.Context) {
 			u = read()
 			p.given(u)
 		}
-		if n := heapPercent(u.live); n < percent*9/10 || n > percent*11/10 { // changing it stops the world for a moment
+		if n := heapPercent(u.live); n < percent*9/10 || n > percent*11/10 { // small changes are not worth it
 			debug.SetGCPercent(n)
 			percent = n
 		}
