@@ -134,7 +134,8 @@ func at(sorted []time.Duration, q float64) time.Duration {
 	return sorted[min(int(q*float64(len(sorted))), len(sorted)-1)].Round(time.Millisecond)
 }
 
-// slot gives every agent a schedule for one coming minute, runs before as soon as whom it wakes will rest again by then, atTop at its top, and counts what fired.
+// slot gives every agent a schedule for one coming minute, runs before so early that whom it wakes rests again by then, atTop at the top of
+// that minute, and counts what fired.
 func (b *bench) slot(st *redisstore.Store, ring []*node, ids []string, before, atTop func()) (*fired, error) {
 	const spare = 10 * time.Second
 	// Who was paused or given a schedule has left memory before anything is measured; who is woken by before, by the slot.
