@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,11 +21,11 @@ const token = "bot-token"
 
 // bot is a connection of the adapter to a server, and what it took.
 type bot struct {
-	mu   sync.Mutex
-	got  []string
-	fail int // takes that fail
-	stop context.CancelFunc
-	done chan error
+	mu    sync.Mutex
+	got   []string
+	taken map[string]channels.Conversation // by person
+	moved bool                             // the conversations are of another bot, so their chats are not known
+	fail  int                              // takes that fail
 }
 
 func (b *bot) take(_ context.Context, e channels.Event) (string, error) {
@@ -38,11 +37,32 @@ func (b *bot) take(_ context.Context, e channels.Event) (string, error) {
 	}
 	if !slices.Contains(b.got, e.Text) { // as an inbox, which knows the ids
 		b.got = append(b.got, e.Text)
+		conv := b.taken[e.User]
+		b.taken[e.User] = channels.Conversation{User: e.User, Chat: e.Chat, Taken: append(slices.Clone(conv.Taken), e.ID)}
 	}
 	if e.Text == "who?" {
 		return "me", nil
 	}
 	return "", nil
+}
+
+// conversations are those in which something was taken.
+func (b *bot) conversations(context.Context, string) (out []channels.Conversation, _ error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, conv := range b.taken {
+		if b.moved {
+			conv.Chat = ""
+		}
+		out = append(out, conv)
+	}
+	return out, nil
+}
+
+func (b *bot) set(change func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	change()
 }
 
 func (b *bot) texts() string {
@@ -51,22 +71,21 @@ func (b *bot) texts() string {
 	return strings.Join(b.got, ",")
 }
 
-func connect(t *testing.T, s *channelstest.Discord, dead time.Duration, last func() []channels.Conversation) *bot {
+func connect(t *testing.T, s *channelstest.Discord, dead time.Duration) *bot {
 	Quiet()
 	a := adapter(s)
-	a.Dead = dead
-	a.Conversations = func(context.Context, string) ([]channels.Conversation, error) { return last(), nil }
 	ctx, cancel := context.WithCancel(context.Background())
-	b := &bot{stop: cancel, done: make(chan error, 1)}
+	b, done := &bot{taken: map[string]channels.Conversation{}}, make(chan struct{})
+	a.Dead, a.Conversations = dead, b.conversations
 	go func() {
+		defer close(done)
 		for ctx.Err() == nil {
 			_ = a.Connect(ctx, agent.NewSecret(token), channels.Bot{ID: "b"}, b.take)
 		}
-		b.done <- nil
 	}()
 	t.Cleanup(func() {
 		cancel()
-		<-b.done
+		<-done
 	})
 	until(t, "the bot is there", s.Connected)
 	return b
@@ -85,21 +104,16 @@ func until(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-func none() []channels.Conversation { return nil }
-
 // TestCHAN_13_AConnectionThatIsLost: a session is resumed with what was missed; one that cannot be resumed begins anew, and the gap is read;
 // one that is dead is noticed by its heartbeats.
 func TestCHAN_13_AConnectionThatIsLost(t *testing.T) {
 	s := channelstest.StartDiscord(t, token)
-	var first string
-	b := connect(t, s, 2*time.Second, func() []channels.Conversation {
-		return []channels.Conversation{{User: "7", Chat: "97", Taken: []string{first}}}
-	})
-	first = s.Say("7", "ann", "one")
+	b := connect(t, s, 2*time.Second)
+	s.Say("7", "ann", "one")
 	until(t, "it is taken", func() bool { return b.texts() == "one" })
 	s.Drop()
 	s.Say("7", "ann", "two")
-	until(t, "the session is resumed", func() bool { _, r := s.Sessions(); return r == 1 && b.texts() == "one,two" })
+	until(t, "the session is resumed", func() bool { _, r := s.Sessions(); return r > 0 && b.texts() == "one,two" })
 	s.Down(true)
 	s.Drop()
 	s.Forget()
@@ -126,10 +140,8 @@ func TestCHAN_13_AConnectionThatIsLost(t *testing.T) {
 // TestCHAN_6_AnEventIsKeptUntilItIsStored: the gateway sends nothing again by itself.
 func TestCHAN_6_AnEventIsKeptUntilItIsStored(t *testing.T) {
 	s := channelstest.StartDiscord(t, token)
-	b := connect(t, s, 0, none)
-	b.mu.Lock()
-	b.fail = 2
-	b.mu.Unlock()
+	b := connect(t, s, 0)
+	b.set(func() { b.fail = 2 })
 	s.Say("7", "ann", "one")
 	s.Say("7", "ann", "who?")
 	until(t, "both are stored in order", func() bool { return b.texts() == "one,who?" })
@@ -184,17 +196,10 @@ func TestCHAN_10_ANonceMakesASendRepeatable(t *testing.T) {
 // TestCHAN_13_AGapThatCannotBeRead: it is read once it can be, before what is written meanwhile; the others do not wait for it.
 func TestCHAN_13_AGapThatCannotBeRead(t *testing.T) {
 	s := channelstest.StartDiscord(t, token)
-	var first atomic.Value
-	first.Store("")
-	b := connect(t, s, 0, func() []channels.Conversation {
-		if first.Load() == "" {
-			return nil
-		}
-		return []channels.Conversation{{User: "7", Taken: []string{first.Load().(string)}}}
-	})
-	id := s.Say("7", "ann", "one")
+	b := connect(t, s, 0)
+	b.set(func() { b.moved = true })
+	s.Say("7", "ann", "one")
 	until(t, "it is taken", func() bool { return b.texts() == "one" })
-	first.Store(id)
 	s.Down(true)
 	s.Drop()
 	s.Forget()
@@ -214,7 +219,7 @@ func TestCHAN_13_AGatewayThatDoesNotBegin(t *testing.T) {
 	s := channelstest.StartDiscord(t, token)
 	Quiet()
 	a := adapter(s)
-	a.Conversations, a.Open = func(context.Context, string) ([]channels.Conversation, error) { return nil, nil }, time.Second
+	a.Conversations, a.Open = (&bot{}).conversations, time.Second
 	run := func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		defer cancel()
