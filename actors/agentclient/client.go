@@ -87,8 +87,11 @@ func (c *Client) ask(ctx context.Context, id agent.ID, cmd *protocol.Command, ea
 	last := errors.New("no member takes the agent")
 	for pause := firstPause; ctx.Err() == nil; pause = min(2*pause, longestWait) {
 		if pid := c.find(id); pid != nil {
-			deadline, _ := ctx.Deadline()
-			res, err := c.c.ActorSystem.Root.RequestFuture(pid, cmd, min(each, time.Until(deadline))).Result()
+			left := rest(ctx)
+			if left == 0 {
+				break
+			}
+			res, err := c.c.ActorSystem.Root.RequestFuture(pid, cmd, min(each, left)).Result()
 			if err == nil {
 				switch r := res.(type) {
 				case *protocol.Reply:
@@ -111,6 +114,12 @@ func (c *Client) ask(ctx context.Context, id agent.ID, cmd *protocol.Command, ea
 		}
 	}
 	return nil, fault.New(fault.Unavailable, "dependency_unavailable", "The agent's activation did not answer in time; try again").After(time.Second).Because(last)
+}
+
+// rest is what is left of the time of ctx, which has a deadline. A future with less than none would wait for ever.
+func rest(ctx context.Context) time.Duration {
+	deadline, _ := ctx.Deadline()
+	return max(0, time.Until(deadline))
 }
 
 func withDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
@@ -251,8 +260,11 @@ func AskBot[T any](ctx context.Context, c *Client, bot, kind string, body any) (
 	}
 	ctx, cancel := withDeadline(ctx)
 	defer cancel()
-	deadline, _ := ctx.Deadline()
-	res, err := c.c.ActorSystem.Root.RequestFuture(pid, protocol.NewCommand(kind, body), time.Until(deadline)).Result()
+	left := rest(ctx)
+	if left == 0 {
+		return out, false, fault.Store(errors.New("the bot was not found in time"))
+	}
+	res, err := c.c.ActorSystem.Root.RequestFuture(pid, protocol.NewCommand(kind, body), left).Result()
 	if errors.Is(err, actor.ErrDeadLetter) { // it is stopping, or not sure of its lease: nothing was taken
 		return out, false, fault.Store(errors.New("the bot moves"))
 	}

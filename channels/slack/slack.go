@@ -158,6 +158,9 @@ func (a *Adapter) Connect(ctx context.Context, c channels.Credentials, b channel
 		case <-ctx.Done():
 			return nil
 		case <-ended:
+			if ctx.Err() != nil {
+				return nil
+			}
 			return errors.New("the connection to Slack ended") // the cause may hold the address, which is a secret
 		case e := <-sm.Events:
 			switch {
