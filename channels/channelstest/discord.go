@@ -43,7 +43,7 @@ type Discord struct {
 
 // StartDiscord starts a server for one bot.
 func StartDiscord(t testing.TB, token string) *Discord {
-	s := &Discord{t: t, token: token, Interval: 200 * time.Millisecond, chats: map[string][]map[string]any{}, nonces: map[string]map[string]any{}}
+	s := &Discord{t: t, token: token, Interval: time.Second, chats: map[string][]map[string]any{}, nonces: map[string]map[string]any{}}
 	srv := httptest.NewServer(s)
 	s.URL, s.ws = srv.URL+"/api/v9/", "ws"+strings.TrimPrefix(srv.URL, "http")+"/gateway"
 	t.Cleanup(func() { s.Drop(); srv.CloseClientConnections(); srv.Close() })

@@ -30,6 +30,7 @@ type Slack struct {
 	conn   *websocket.Conn
 	open   map[string]map[string]any // envelopes that are not acknowledged
 	seq    int
+	last   int64 // microseconds
 	sent   []Sent
 	fail   []func(w http.ResponseWriter)
 	opened int
@@ -52,7 +53,8 @@ func (s *Slack) Event(id, user, text string) map[string]any {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.seq++
-	now := time.Now()
+	s.last = max(s.last+1, time.Now().UnixMicro()) // an instant is a message's name
+	now := time.UnixMicro(s.last)
 	m := map[string]any{"type": "message", "channel_type": "im", "channel": "D" + user, "user": user, "text": text, "ts": fmt.Sprintf("%d.%06d", now.Unix(), now.Nanosecond()/1000)}
 	s.chats["D"+user] = append(s.chats["D"+user], m)
 	return map[string]any{"type": "event_callback", "team_id": "T1", "event_id": id, "event_time": now.Unix(), "event": m}

@@ -56,7 +56,7 @@ func until(t *testing.T, what string, ok func() bool) {
 }
 
 func adapter(s *channelstest.Slack) *Adapter {
-	return &Adapter{Base: s.URL, Client: &http.Client{Timeout: 5 * time.Second}, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	return &Adapter{Base: s.URL, Client: &http.Client{Timeout: 30 * time.Second}, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
 }
 
 // TestCHAN_13_WhatSlackGaveUpIsRead: Slack sends an event again for some minutes only.

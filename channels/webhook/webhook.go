@@ -41,8 +41,6 @@ type Sender struct {
 	set    agent.Settings
 	agent  string // User-Agent
 
-	patience time.Duration // for room
-
 	total *semaphore.Weighted
 	mu    sync.Mutex
 	hosts map[string]*place
@@ -50,7 +48,7 @@ type Sender struct {
 
 // New returns a sender that calls through client.
 func New(client *http.Client, set agent.Settings, version string) *Sender {
-	return &Sender{client: client, set: set, agent: "troupe/" + version, patience: agent.AttemptTimeout, total: semaphore.NewWeighted(maxTotal), hosts: map[string]*place{}}
+	return &Sender{client: client, set: set, agent: "troupe/" + version, total: semaphore.NewWeighted(maxTotal), hosts: map[string]*place{}}
 }
 
 // Send implements agent.Courier.
@@ -139,7 +137,7 @@ func (s *Sender) enter(ctx context.Context, host string) (leave func(), ok bool)
 			delete(s.hosts, host)
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.patience)
+	ctx, cancel := context.WithTimeout(ctx, agent.AttemptTimeout)
 	defer cancel()
 	if p.sem.Acquire(ctx, 1) != nil {
 		gone()

@@ -24,7 +24,7 @@ func send(t *testing.T, set agent.Settings, to string, secrets ...string) agent.
 	for _, s := range secrets {
 		sealed = append(sealed, agent.NewSecret(s))
 	}
-	return New(egress.Client(set, time.Second), set, "test").Send(context.Background(),
+	return New(egress.Client(set, time.Minute), set, "test").Send(context.Background(),
 		&agent.Outgoing{Delivery: agent.Delivery{ID: "01a213f6-d4c4-76d4-b54a-3dd8b17e7b1d", URL: to}, Payload: []byte(`{"event":"x"}`)}, sealed)
 }
 
@@ -103,9 +103,7 @@ func TestOUT_7_WhatAnAnswerMeans(t *testing.T) {
 			t.Errorf("%s: %+v", tt.path, a)
 		}
 	}
-	closed := httptest.NewServer(mux)
-	closed.Close()
-	if a := send(t, loopback, closed.URL); a.Code != 0 || a.Error != "The receiver could not be connected" {
+	if a := send(t, loopback, "http://127.0.0.1:1"); a.Code != 0 || a.Error != "The receiver could not be connected" {
 		t.Errorf("%+v", a)
 	}
 	secure := httptest.NewTLSServer(mux)
@@ -146,7 +144,6 @@ func TestOUT_8_OneReceiverTakesASmallPartOfTheNode(t *testing.T) {
 	alive := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	defer alive.Close()
 	s := New(egress.Client(loopback, time.Minute), loopback, "test")
-	s.patience = 50 * time.Millisecond
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan agent.Attempt, maxHost)
 	for range maxHost {
@@ -155,7 +152,9 @@ func TestOUT_8_OneReceiverTakesASmallPartOfTheNode(t *testing.T) {
 	for range maxHost {
 		<-began
 	}
-	if a := s.Send(ctx, &agent.Outgoing{Delivery: agent.Delivery{ID: "x", URL: dead.URL}}, nil); a.Error != "Too many attempts are under way" {
+	brief, end := context.WithTimeout(ctx, 50*time.Millisecond)
+	defer end()
+	if a := s.Send(brief, &agent.Outgoing{Delivery: agent.Delivery{ID: "x", URL: dead.URL}}, nil); a.Error != "Too many attempts are under way" {
 		t.Errorf("more than %d at one receiver: %+v", maxHost, a)
 	}
 	if a := s.Send(ctx, &agent.Outgoing{Delivery: agent.Delivery{ID: "x", URL: strings.Replace(alive.URL, "127.0.0.1", "localhost", 1)}}, nil); a.Code != 200 {

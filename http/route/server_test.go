@@ -116,7 +116,7 @@ func TestAStopDoesNotWaitForUnusedConnections(t *testing.T) {
 
 func TestOnlyWhatWasBegunIsAnswered(t *testing.T) {
 	s := New(Config{Auth: anybody{}, Counters: brokenCounters{}, Metrics: noMetrics{}, Log: slog.New(slog.DiscardHandler), MaxBody: 1 << 20}, nil)
-	s.http.ReadTimeout = 50 * time.Millisecond
+	s.http.ReadTimeout = 2 * time.Second
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
