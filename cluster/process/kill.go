@@ -47,16 +47,16 @@ func startTime(pid int) string {
 
 // signalLeader signals the runner itself. The sandbox's outer process passes SIGTERM to nobody, so the runner inside gets it.
 func signalLeader(pid int, sig syscall.Signal) error {
-	for _, p := range family(pid) {
-		if exe, err := os.Readlink("/proc/" + strconv.Itoa(p) + "/exe"); err == nil && strings.HasPrefix(filepath.Base(exe), "troupe-runner") {
-			return syscall.Kill(p, sig)
+	for _, s := range family(pid) {
+		if exe, err := os.Readlink("/proc/" + strconv.Itoa(s.pid) + "/exe"); err == nil && strings.HasPrefix(filepath.Base(exe), "troupe-runner") {
+			return syscall.Kill(s.pid, sig)
 		}
 	}
 	return syscall.Kill(pid, sig)
 }
 
 // family lists every process of the session that pid leads and every descendant of those, pid first.
-func family(pid int) []int {
+func family(pid int) []stat {
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
 	all := make([]stat, 0, len(dirs))
 	for _, d := range dirs {
@@ -66,13 +66,15 @@ func family(pid int) []int {
 		}
 	}
 	in := map[int]bool{pid: true}
-	out := []int{pid}
+	leader, _ := readStat(pid)
+	leader.pid = pid
+	out := []stat{leader}
 	for grown := true; grown; {
 		grown = false
 		for _, s := range all {
 			if !in[s.pid] && (s.sid == pid || in[s.ppid]) {
 				in[s.pid], grown = true, true
-				out = append(out, s.pid)
+				out = append(out, s)
 			}
 		}
 	}
@@ -83,13 +85,22 @@ func family(pid int) []int {
 func killSession(pid int) {
 	for range 3 {
 		members := family(pid)
-		for _, p := range members {
-			if p != os.Getpid() {
-				_ = syscall.Kill(p, syscall.SIGKILL)
+		for _, s := range members {
+			if s.pid != os.Getpid() {
+				_ = syscall.Kill(s.pid, syscall.SIGKILL)
 			}
 		}
 		if len(members) == 1 {
 			return
+		}
+	}
+}
+
+// killLeft kills those of a family that still run. One with a session of its own is found by nobody once its parent has ended.
+func killLeft(members []stat) {
+	for _, s := range members {
+		if s.start != "" && startTime(s.pid) == s.start && s.pid != os.Getpid() {
+			_ = syscall.Kill(s.pid, syscall.SIGKILL)
 		}
 	}
 }

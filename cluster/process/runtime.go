@@ -309,6 +309,8 @@ func (r *Runtime) Stop(ctx context.Context, id agent.ID, incarnation int64, grac
 		}
 		return nil
 	}
+	members := family(p.rec.PID)
+	defer killLeft(members)
 	_ = signalLeader(p.rec.PID, syscall.SIGTERM)
 	select {
 	case <-p.done:

@@ -102,6 +102,11 @@ func TestARunnerOutlivesItsNodeAndIsAdopted(t *testing.T) {
 }
 
 func TestNothingOfARunnerIsLeft(t *testing.T) {
+	t.Run("killed", func(t *testing.T) { nothingIsLeft(t, 0) })
+	t.Run("ended by itself", func(t *testing.T) { nothingIsLeft(t, 20*time.Second) })
+}
+
+func nothingIsLeft(t *testing.T, grace time.Duration) {
 	dir, h, s, ctx := t.TempDir(), runtimetest.NewHints(), podSpec(), context.Background()
 	r := open(t, dir, 4, h)
 	if err := r.Start(ctx, s); err != nil {
@@ -115,7 +120,7 @@ func TestNothingOfARunnerIsLeft(t *testing.T) {
 	r.mu.Lock()
 	pid := r.live[s.Agent].rec.PID
 	r.mu.Unlock()
-	if err := r.Stop(ctx, s.Agent, 1, 0); err != nil { // no grace: killed with everything it started
+	if err := r.Stop(ctx, s.Agent, 1, grace); err != nil { // it ends with everything it started
 		t.Fatal(err)
 	}
 	for _, p := range []int{pid, child} {
