@@ -69,10 +69,13 @@ func waitFor(t *testing.T, so func() bool) {
 	}
 }
 
-func ask(n *member.Node, msg any) (any, error) {
+// longest is how long an answer may take.
+const longest = 10 * time.Second
+
+func ask(n *member.Node, msg any, wait time.Duration) (any, error) {
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		if pid := n.Cluster.IdentityLookup.Get(&cluster.ClusterIdentity{Identity: "x", Kind: "probe"}); pid != nil {
-			return n.Cluster.ActorSystem.Root.RequestFuture(pid, msg, time.Second).Result()
+			return n.Cluster.ActorSystem.Root.RequestFuture(pid, msg, wait).Result()
 		}
 		if time.Now().After(end) {
 			return nil, errors.New("no activation")
@@ -98,7 +101,7 @@ func TestTrap6_AnActivationThatKeepsFailingComesBack(t *testing.T) {
 	<-n.Provider.Ready()
 	began := time.Now()
 	for i := range int32(12) {
-		_, _ = ask(n, "panic")
+		_, _ = ask(n, "panic", time.Second)
 		for failures.Load() <= i {
 			time.Sleep(time.Millisecond)
 		}
@@ -109,7 +112,7 @@ func TestTrap6_AnActivationThatKeepsFailingComesBack(t *testing.T) {
 	if took := time.Since(began); took < 2*time.Second { // 0.1, 0.4, 0.9, 1.6 s
 		t.Errorf("five failures in %s: nothing slows a failing activation down", took)
 	}
-	if res, err := ask(n, "hello"); res != "here" || starts.Load() != 6 {
+	if res, err := ask(n, "hello", longest); res != "here" || starts.Load() != 6 {
 		t.Errorf("%v, %v after %d activations", res, err, starts.Load())
 	}
 }
@@ -131,7 +134,7 @@ func TestTrap2_APanicInStoppingStillStops(t *testing.T) {
 		}
 	})
 	<-n.Provider.Ready()
-	if _, err := ask(n, "leave"); err != nil {
+	if _, err := ask(n, "leave", longest); err != nil {
 		t.Fatal(err)
 	}
 	if err := n.Lookup.Drain(5 * time.Second); err != nil || starts.Load() != 1 || len(n.Lookup.Grains()) != 0 {
@@ -154,7 +157,7 @@ func TestAMemberWaitsForItsStore(t *testing.T) {
 	}
 	st.gone.Store(false)
 	<-n.Provider.Ready()
-	if res, err := ask(n, "hello"); res != "here" {
+	if res, err := ask(n, "hello", longest); res != "here" {
 		t.Errorf("%v, %v", res, err)
 	}
 }
@@ -209,7 +212,7 @@ func TestRouse(t *testing.T) {
 		})
 		mu.Lock()
 		for _, id := range ids[10:] {
-			if begun[id] != 1 || told[id] != round {
+			if begun[id] != 1 || told[id] < round { // a list may be given again
 				t.Errorf("%s was activated %d times and told %d times in round %d", id, begun[id], told[id], round)
 			}
 		}

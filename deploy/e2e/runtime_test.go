@@ -222,14 +222,17 @@ func TestPOD_8_AQuotaThatRefusesAPodIsReportedAsSuch(t *testing.T) {
 	if _, err := c.CoreV1().ResourceQuotas(ns).Create(within(t, 10*time.Second), q, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	rt := runtime(t, pods.Options{Namespace: ns})
-	s := podSpec(1)
-	var err error
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) { // until the quota is counted
-		if err = rt.Start(within(t, 10*time.Second), s); err != nil && strings.Contains(err.Error(), "exceeded quota") {
-			break
+	for end := time.Now().Add(20 * time.Second); len(q.Status.Used) == 0; time.Sleep(100 * time.Millisecond) { // until it is counted
+		if got, err := c.CoreV1().ResourceQuotas(ns).Get(within(t, 10*time.Second), "none", metav1.GetOptions{}); err == nil {
+			q = got
+		}
+		if time.Now().After(end) {
+			t.Fatal("the quota is not counted")
 		}
 	}
+	rt := runtime(t, pods.Options{Namespace: ns})
+	s := podSpec(1)
+	err := rt.Start(within(t, 10*time.Second), s)
 	if err == nil || !strings.Contains(err.Error(), "exceeded quota: none") {
 		t.Errorf("a full quota: %v", err)
 	}

@@ -101,7 +101,11 @@ func TestREC_2_AKilledContainerIsResumedInItsPod(t *testing.T) {
 	if n := s.attempts(id); n != 2.0 {
 		t.Errorf("%v attempts", n)
 	}
-	p := s.pod(id)
+	var p *corev1.Pod
+	s.until("the restart is counted", time.Minute, func() bool {
+		p = s.pod(id)
+		return p != nil && p.Status.ContainerStatuses[0].RestartCount > 0
+	})
 	if p.UID != uid || p.Status.ContainerStatuses[0].RestartCount != 1 {
 		t.Errorf("pod %s (was %s), %d restarts", p.UID, uid, p.Status.ContainerStatuses[0].RestartCount)
 	}
@@ -116,7 +120,7 @@ func TestREC_3_ADeletedPodIsReplaced(t *testing.T) {
 	s.awaitReady(id)
 	uid := s.pod(id).UID
 	s.call(201, "POST", "/v1/agent/"+id+"/filesystem/files/kept.txt", values{"content": "kept"})
-	msg := s.send(id, `!tool shell {"command":"touch started; sleep 4"}`+"\n!say survived")
+	msg := s.send(id, `!tool shell {"command":"touch started; sleep 15"}`+"\n!say survived")
 	s.until("the tool runs", time.Minute, func() bool {
 		a, err := s.try("GET", "/v1/agent/"+id+"/filesystem/files/started", nil)
 		return err == nil && a.status == 200

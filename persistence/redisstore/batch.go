@@ -36,16 +36,17 @@ type call struct {
 
 // batcher collects concurrent calls into pipelines.
 type batcher struct {
-	rdb   redis.UniversalClient
-	acks  int // replicas that must have a write before it counts as durable
-	lanes []chan *call
-	stop  chan struct{}
-	once  sync.Once
-	wg    sync.WaitGroup
+	rdb    redis.UniversalClient
+	acks   int           // replicas that must have a write before it counts as durable
+	within time.Duration // so long they may take
+	lanes  []chan *call
+	stop   chan struct{}
+	once   sync.Once
+	wg     sync.WaitGroup
 }
 
 func newBatcher(rdb redis.UniversalClient, acks int) *batcher {
-	b := &batcher{rdb: rdb, acks: acks, stop: make(chan struct{})}
+	b := &batcher{rdb: rdb, acks: acks, within: ackWithin, stop: make(chan struct{})}
 	for range lanes {
 		ch := make(chan *call, laneQueue)
 		b.lanes = append(b.lanes, ch)
@@ -108,7 +109,7 @@ func (b *batcher) send(ctx context.Context, pipe redis.Pipeliner, batch []*call)
 	}
 	var acked *redis.IntCmd
 	if b.acks > 0 && writes {
-		acked = redis.NewIntCmd(ctx, "wait", b.acks, ackWithin.Milliseconds())
+		acked = redis.NewIntCmd(ctx, "wait", b.acks, b.within.Milliseconds())
 		_ = pipe.Process(ctx, acked)
 	}
 	_, _ = pipe.Exec(ctx) // each command carries its own error

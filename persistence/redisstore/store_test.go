@@ -47,6 +47,8 @@ func TestERR_6_AStoreThatIsDownIsUnavailable(t *testing.T) {
 		t.Fatalf("got %+v", f)
 	}
 	srv.Up(t) // the scripts are gone with the process
+	ctx, cancel = context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
 	if _, err := s.Accept(ctx, &agent.Acceptance{Agent: "a", ID: "m", Limit: 1}); !fault.Is(err, fault.NotFound) {
 		t.Fatalf("after the restart: %v", err)
 	}

@@ -4,10 +4,12 @@ package redistest
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -39,19 +41,27 @@ func Start(t testing.TB, args ...string) *Server {
 	return s
 }
 
-// FreeAddr returns a loopback address that nobody listens on.
+// bus is how far the port of a Redis Cluster's bus is from the server's.
+const bus = 10000
+
+var given sync.Map // ports that FreeAddr has returned
+
+// FreeAddr returns a loopback address for a server that is started later, and started again. Its port and that of its bus are below those
+// that a system gives to connections (from 32768 on Linux), so that none takes it meanwhile.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
-	for {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()                                   //nolint: held until the end so that no address comes twice
-		if p := l.Addr().(*net.TCPAddr).Port; p < 55000 { // a cluster bus needs the port + 10000
-			return l.Addr().String()
+	free := func(port int) bool {
+		l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", port))
+		return err == nil && l.Close() == nil
+	}
+	for range 1000 {
+		port := 10000 + rand.IntN(bus)
+		if _, taken := given.LoadOrStore(port, true); !taken && free(port) && free(port+bus) {
+			return fmt.Sprint("127.0.0.1:", port)
 		}
 	}
+	t.Fatal("no port is free")
+	return ""
 }
 
 // Up starts the server, again after Kill, and waits until it answers.
@@ -141,7 +151,7 @@ func Sentinel(t testing.TB, primary *Server) string {
 	s := &Server{Addr: FreeAddr(t), Dir: t.TempDir()}
 	_, own, _ := net.SplitHostPort(s.Addr)
 	conf := s.Dir + "/sentinel.conf"
-	text := fmt.Sprintf("port %s\nbind 127.0.0.1\ndir %s\nsentinel monitor main %s %s 1\nsentinel down-after-milliseconds main 500\nsentinel failover-timeout main 3000\n", own, s.Dir, host, port)
+	text := fmt.Sprintf("port %s\nbind 127.0.0.1\ndir %s\nsentinel monitor main %s %s 1\nsentinel down-after-milliseconds main 3000\nsentinel failover-timeout main 3000\n", own, s.Dir, host, port)
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -151,7 +151,7 @@ func testStreams(t *testing.T, k *kit) {
 	if !open("short", 1) {
 		t.Error("a place that was given back is free")
 	}
-	for end := time.Now().Add(5 * time.Second); !open("d", 60000); {
+	for end := time.Now().Add(20 * time.Second); !open("d", 60000); {
 		if time.Now().After(end) {
 			t.Fatal("a stream that is not renewed ends")
 		}
