@@ -6,8 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -87,30 +85,13 @@ func (b *bench) idleRunner() (string, error) {
 // prepare makes paused agents: nothing but the acceptance is measured.
 func (n *node) prepare(count int) ([]string, error) {
 	ids := make([]string, count)
-	var next atomic.Int64
-	var first atomic.Pointer[error]
-	var wg sync.WaitGroup
-	for range 8 {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			for i := int(next.Add(1)) - 1; i < count; i = int(next.Add(1)) - 1 {
-				var a struct{ ID string }
-				err := n.api.Do(context.Background(), "POST", "/v1/agent/create", map[string]any{"name": "bench"}, &a)
-				if err == nil {
-					err = n.api.Do(context.Background(), "POST", "/v1/agent/"+a.ID+"/pause", nil, nil)
-				}
-				if err != nil {
-					first.Store(&err)
-					return
-				}
-				ids[i] = a.ID
-			}
-		}()
-	}
-	wg.Wait()
-	if e := first.Load(); e != nil {
-		return nil, *e
-	}
-	return ids, nil
+	return ids, each(count, func(i int) error {
+		var a struct{ ID string }
+		err := n.api.Do(context.Background(), "POST", "/v1/agent/create", map[string]any{"name": "bench"}, &a)
+		if err == nil {
+			err = n.api.Do(context.Background(), "POST", "/v1/agent/"+a.ID+"/pause", nil, nil)
+		}
+		ids[i] = a.ID
+		return err
+	})
 }

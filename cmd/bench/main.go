@@ -49,6 +49,12 @@ func main() {
 		reference()
 		return
 	}
+	for name, tooFew := range map[string]bool{"rounds": *rounds < 1, "agents": *many < 1, "duration": *seconds <= 0, "fleet": *fleet < 100} {
+		if tooFew {
+			fmt.Fprintf(os.Stderr, "bench: -%s is too small: at least one round, one agent, some time and a fleet of a hundred are needed\n", name)
+			os.Exit(2)
+		}
+	}
 	runtime.LockOSThread() // the servers die with the thread that started them, also when this is killed
 	b := &bench{}
 	defer b.close()

@@ -127,29 +127,13 @@ func redisBytes(rdb *redis.Client) int64 {
 func rest(st *redisstore.Store, count int, owner account.ID) ([]agent.ID, error) {
 	ids := make([]agent.ID, count)
 	set := agent.Settings{}.WithDefaults()
-	var next atomic.Int64
-	var first atomic.Pointer[error]
-	var wg sync.WaitGroup
-	for range 64 {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			for i := int(next.Add(1)) - 1; i < count; i = int(next.Add(1)) - 1 {
-				spec := agent.NewSpec(agent.ID(agent.NewUUID()), set)
-				spec.Account, spec.Name = owner, "resting"
-				if _, err := st.Create(context.Background(), &agent.Creation{Spec: spec, State: agent.State{Status: agent.Active}, Balance: 1 << 30}); err != nil {
-					first.Store(&err)
-					return
-				}
-				ids[i] = spec.ID
-			}
-		}()
-	}
-	wg.Wait()
-	if e := first.Load(); e != nil {
-		return nil, *e
-	}
-	return ids, nil
+	return ids, each(count, func(i int) error {
+		spec := agent.NewSpec(agent.ID(agent.NewUUID()), set)
+		spec.Account, spec.Name = owner, "resting"
+		ids[i] = spec.ID
+		_, err := st.Create(context.Background(), &agent.Creation{Spec: spec, State: agent.State{Status: agent.Active}, Balance: 1 << 30})
+		return err
+	})
 }
 
 // work is one runner: it attaches, listens, and answers every turn at once.
