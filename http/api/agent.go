@@ -57,13 +57,6 @@ type Compaction struct {
 	Instructions *string `json:"instructions,omitempty"`
 }
 
-// FilesystemSummary is the size of the workspace.
-type FilesystemSummary struct {
-	TotalFiles   int64   `json:"total_files"`
-	TotalSizeMB  float64 `json:"total_size_mb"`
-	LastModified *string `json:"last_modified"`
-}
-
 // AgentListItem is one row of a list of agents.
 type AgentListItem struct {
 	ID           string  `json:"id"`
@@ -123,27 +116,6 @@ type BalanceResult struct {
 	Message  string `json:"message"`
 	New      int64  `json:"new_balance"`
 	Previous int64  `json:"previous_balance"`
-}
-
-// Health is the short health.
-type Health struct {
-	Status   string `json:"status"`
-	Database string `json:"database"`
-}
-
-// DependencyHealth is the health of one dependency.
-type DependencyHealth struct {
-	Status    string   `json:"status"`
-	LatencyMS *float64 `json:"latency_ms"`
-}
-
-// DeepHealth is the health with dependencies.
-type DeepHealth struct {
-	Status     string            `json:"status"`
-	Database   DependencyHealth  `json:"database"`
-	Cluster    *DependencyHealth `json:"cluster,omitempty"`
-	Kubernetes *DependencyHealth `json:"kubernetes,omitempty"`
-	Timestamp  string            `json:"timestamp"`
 }
 
 // AgentRuntime is the activation's view of itself.
@@ -209,46 +181,4 @@ type AgentEvent struct {
 	AgentID string          `json:"agent_id"`
 	At      string          `json:"at"`
 	Data    json.RawMessage `json:"data"`
-}
-
-// Cluster is the state of the cluster as one node sees it.
-type Cluster struct {
-	Name        string          `json:"cluster_name"`
-	Node        string          `json:"node"`
-	GeneratedAt string          `json:"generated_at"`
-	Members     []ClusterMember `json:"members"`
-	Grains      map[string]int  `json:"grains"`
-	Shards      []ClusterShard  `json:"shards"`
-}
-
-// ClusterMember is one node of the cluster.
-type ClusterMember struct {
-	ID        string         `json:"id"`
-	Address   string         `json:"address"`
-	Status    string         `json:"status"`
-	Version   string         `json:"version"`
-	StartedAt string         `json:"started_at"`
-	Kinds     []string       `json:"kinds"`
-	Grains    map[string]int `json:"grains"`
-}
-
-// ClusterShard is one shard of the clock.
-type ClusterShard struct {
-	Shard          int     `json:"shard"`
-	Owner          *string `json:"owner"`
-	Epoch          int64   `json:"epoch"`
-	LeaseExpiresAt *string `json:"lease_expires_at"`
-}
-
-// FileTransferResult is the outcome of copies or moves, in request order.
-type FileTransferResult struct {
-	Results []FileTransferred `json:"results"`
-}
-
-// FileTransferred is the outcome of one of them.
-type FileTransferred struct {
-	Source      string `json:"source"`
-	Destination string `json:"destination"`
-	Success     bool   `json:"success"`
-	Error       string `json:"error,omitempty"`
 }

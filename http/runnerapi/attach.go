@@ -62,13 +62,6 @@ func session(s *agent.Session, start string) *runnerproto.Session {
 	return &runnerproto.Session{ID: string(s.ID), Mode: string(s.Mode), SDKSessionID: text(s.SDK), Start: start}
 }
 
-func text(s string) *string {
-	if s == "" {
-		return nil
-	}
-	return &s
-}
-
 var executions = []string{"starting", "idle", "working", "compacting", "stopping", "error"}
 
 func (a *api) heartbeat(c *route.Call) (route.Response, error) {
@@ -105,8 +98,6 @@ func (a *api) detach(c *route.Call) (route.Response, error) {
 	}
 	return message("Detached"), err
 }
-
-func message(s string) route.Response { return route.OK(map[string]string{"message": s}) }
 
 func (a *api) status(c *route.Call) (route.Response, error) {
 	cmd := protocol.ReportCommand{Guard: guard(c)}

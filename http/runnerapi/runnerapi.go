@@ -179,6 +179,8 @@ func (a *api) nodes(res route.Response) route.Response {
 	return res
 }
 
+const huge = agent.MaxTokens
+
 // read reads a flat body.
 func read(c *route.Call, f func(rd field.Reader)) error {
 	doc, err := c.Doc()
@@ -189,3 +191,25 @@ func read(c *route.Call, f func(rd field.Reader)) error {
 	f(field.Read(doc, "", errs))
 	return errs.Err()
 }
+
+// turnID reads an optional UUID member that may be null.
+func turnID(rd field.Reader, name string) agent.TurnID {
+	s, ok := rd.String(name, field.Text{Nullable: true})
+	if !ok {
+		return ""
+	}
+	u, ok := agent.ParseUUID(s)
+	if !ok {
+		rd.Fail(name, "must be a UUID")
+	}
+	return agent.TurnID(u)
+}
+
+func text(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+func message(s string) route.Response { return route.OK(map[string]string{"message": s}) }

@@ -13,21 +13,6 @@ import (
 	"troupe/http/runnerproto"
 )
 
-// turnID reads an optional UUID member that may be null.
-func turnID(rd field.Reader, name string) agent.TurnID {
-	s, ok := rd.String(name, field.Text{Nullable: true})
-	if !ok {
-		return ""
-	}
-	u, ok := agent.ParseUUID(s)
-	if !ok {
-		rd.Fail(name, "must be a UUID")
-	}
-	return agent.TurnID(u)
-}
-
-const huge = agent.MaxTokens
-
 func pathTurn(c *route.Call) (agent.TurnID, error) {
 	u, ok := agent.ParseUUID(c.Param("turnId"))
 	if !ok {

@@ -189,3 +189,15 @@ func testWatch(t *testing.T, k *kit) {
 		}
 	}
 }
+
+// running starts a turn as far as the ledger can see.
+func (k *kit) running(balance int64) agent.ID {
+	k.t.Helper()
+	id := k.agent(balance)
+	f := k.claim(id, "m")
+	_, err := k.commit(id, f, func(c *agent.Commit) {
+		c.Head = map[string]string{agent.HeadIncarnation: "1", agent.HeadTurn: "t1", agent.HeadSession: "s1"}
+	})
+	k.must(err)
+	return id
+}
