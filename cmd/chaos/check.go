@@ -30,6 +30,9 @@ type sheet struct {
 	problems            []string
 }
 
+// outcome is how a message of an agent ended.
+type outcome struct{ agent, how string }
+
 // check waits until every message has its outcome and reads the whole history.
 func check(ctx context.Context, w *world, ids []string, l *load) (*sheet, error) {
 	s := &sheet{outcomes: map[string]int{}, attempts: map[int]int{}, retries: l.retries.Load(), unanswered: l.open.Load(), statuses: l.statuses}
@@ -70,7 +73,7 @@ func check(ctx context.Context, w *world, ids []string, l *load) (*sheet, error)
 		}
 	}
 	s.settled = time.Since(began)
-	outcomes := map[string]string{} // of every message
+	outcomes := map[string]outcome{} // of every message
 	for _, id := range ids {
 		if err := s.read(ctx, w, id, l.acked[id], outcomes); err != nil {
 			return nil, err
@@ -79,12 +82,12 @@ func check(ctx context.Context, w *world, ids []string, l *load) (*sheet, error)
 			return nil, err
 		}
 	}
-	s.told(ctx, w.hooks, outcomes)
+	s.told(ctx, w, outcomes)
 	return s, nil
 }
 
 // read takes in one agent's messages and turns.
-func (s *sheet) read(ctx context.Context, w *world, id string, acked map[string]bool, outcomes map[string]string) error {
+func (s *sheet) read(ctx context.Context, w *world, id string, acked map[string]bool, outcomes map[string]outcome) error {
 	msgs, err := w.messages(ctx, id)
 	if err != nil {
 		return err
@@ -96,12 +99,12 @@ func (s *sheet) read(ctx context.Context, w *world, id string, acked map[string]
 			continue
 		}
 		stored[msg] = true
-		outcome, _ := m["outcome"].(string)
-		outcomes[msg] = outcome
+		how, _ := m["outcome"].(string)
+		outcomes[msg] = outcome{id, how}
 		if reason, _ := m["failure_reason"].(string); reason != "" {
-			outcome += " (" + reason + ")"
+			how += " (" + reason + ")"
 		}
-		s.outcomes[outcome]++
+		s.outcomes[how]++
 	}
 	s.accepted += len(acked)
 	s.stored += len(stored)

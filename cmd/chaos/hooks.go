@@ -11,15 +11,15 @@ import (
 	"time"
 )
 
-// hooks is a receiver of the agents' webhooks. It refuses every tenth event.
+// hooks is a receiver of the agents' webhooks. It refuses every tenth event when it first comes.
 type hooks struct {
-	srv    *http.Server
-	url    string
-	mu     sync.Mutex
-	calls  int
-	events map[string]map[string]string // message → webhook-id → event, of what was taken
-	bodies map[string]string            // webhook-id → body
-	odd    []string
+	srv            *http.Server
+	url            string
+	mu             sync.Mutex
+	calls, refused int
+	events         map[string]map[string]string // message → webhook-id → event, of what was taken
+	bodies         map[string]string            // webhook-id → body
+	odd            []string
 }
 
 func openHooks() (*hooks, error) {
@@ -51,11 +51,14 @@ func (h *hooks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if json.Unmarshal(raw, &e) != nil || e.Message == "" {
 		h.odd = append(h.odd, fmt.Sprintf("OUT-3: received %.200s", raw))
 	}
-	if was, known := h.bodies[id]; known && was != string(raw) {
+	was, known := h.bodies[id]
+	if known && was != string(raw) {
 		h.odd = append(h.odd, fmt.Sprintf("OUT-3: %s was sent with two bodies", id))
 	}
 	h.bodies[id] = string(raw)
-	if h.calls++; h.calls%10 == 0 {
+	h.calls++
+	if !known && len(h.bodies)%10 == 0 {
+		h.refused++
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return
 	}
@@ -77,16 +80,16 @@ func (h *hooks) of(message string) map[string]string {
 }
 
 // told waits until every message has its event, and checks that it has no other (OUT-1, OUT-6).
-func (s *sheet) told(ctx context.Context, h *hooks, outcomes map[string]string) {
-	began := time.Now()
-	for message, outcome := range outcomes {
+func (s *sheet) told(ctx context.Context, w *world, outcomes map[string]outcome) {
+	h, began := w.hooks, time.Now()
+	for message, ended := range outcomes {
 		got := h.of(message)
 		for len(got) == 0 && time.Since(began) < settle && ctx.Err() == nil {
 			time.Sleep(100 * time.Millisecond)
 			got = h.of(message)
 		}
 		want := "message_failed"
-		if outcome == "completed" {
+		if ended.how == "completed" {
 			want = "message_complete"
 		}
 		s.events += len(got)
@@ -96,12 +99,12 @@ func (s *sheet) told(ctx context.Context, h *hooks, outcomes map[string]string) 
 		}
 		if !right {
 			s.untold++
-			s.problems = append(s.problems, fmt.Sprintf("OUT-1: message %s with outcome %s has the events %v", message, outcome, got))
+			s.problems = append(s.problems, fmt.Sprintf("OUT-1: agent %s: message %s, which is %s, has the events %v; its deliveries: %v", ended.agent, message, ended.how, got, w.deliveries(ctx, ended.agent, message)))
 		}
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	s.repeated = h.calls - h.calls/10 - s.events
+	s.repeated = h.calls - h.refused - s.events
 	for message := range h.events {
 		if _, known := outcomes[message]; !known {
 			s.untold++
@@ -112,8 +115,28 @@ func (s *sheet) told(ctx context.Context, h *hooks, outcomes map[string]string) 
 	s.problems = append(s.problems, h.odd...)
 }
 
+// deliveries are what an agent's log says of a message.
+func (w *world) deliveries(ctx context.Context, id, message string) (out []string) {
+	for page := 1; ; page++ {
+		list, err := w.ask(ctx, "GET", fmt.Sprintf("/v1/agent/%s/webhook-deliveries?limit=100&page=%d", id, page), nil)
+		if err != nil {
+			return append(out, err.Error())
+		}
+		rows, _ := list["deliveries"].([]any)
+		for _, r := range rows {
+			x, _ := r.(map[string]any)
+			if x["message_id"] == message {
+				out = append(out, fmt.Sprintf("%v: %v, %v attempts, %v, made %v, next %v", x["id"], x["status"], x["attempts"], x["last_error"], x["created_at"], x["next_attempt_at"]))
+			}
+		}
+		if len(rows) < 100 {
+			return out
+		}
+	}
+}
+
 // slots checks that no slot of the agent's schedule fired twice, and that what fired is there (SCHED-6).
-func (s *sheet) slots(ctx context.Context, w *world, id, schedule string, outcomes map[string]string) error {
+func (s *sheet) slots(ctx context.Context, w *world, id, schedule string, outcomes map[string]outcome) error {
 	doc, err := w.ask(ctx, "GET", "/v1/agent/"+id+"/schedules/"+schedule+"/executions?limit=100", nil)
 	if err != nil {
 		return err

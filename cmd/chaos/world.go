@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	mrand "math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -103,18 +104,31 @@ func (p *process) end(s syscall.Signal, limit time.Duration) {
 	}
 }
 
+// freeAddr finds an address for a server that is started again and again. Its port and that of a cluster's bus, 10000 above, are below those
+// that a system gives to connections, so that none takes it while the server is down.
 func freeAddr() (string, error) {
-	for {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return "", err
+	for range 1000 {
+		port := 10000 + mrand.IntN(10000)
+		if _, twice := given[port]; twice {
+			continue
 		}
-		defer l.Close()                                   // at the end, so that no address comes twice
-		if p := l.Addr().(*net.TCPAddr).Port; p < 55000 { // a cluster bus needs the port + 10000
-			return l.Addr().String(), nil
+		given[port] = struct{}{}
+		for _, p := range []int{port, port + 10000} {
+			l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", p))
+			if err != nil {
+				port = 0
+				break
+			}
+			_ = l.Close()
+		}
+		if port > 0 {
+			return fmt.Sprint("127.0.0.1:", port), nil
 		}
 	}
+	return "", errors.New("no port is free")
 }
+
+var given = map[int]struct{}{} // ports that freeAddr has returned
 
 func newWorld(ctx context.Context, shape string, n int) (_ *world, err error) {
 	dir, err := os.MkdirTemp("", "troupe-chaos")
