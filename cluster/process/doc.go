@@ -7,7 +7,8 @@
 //
 // A runner outlives its node. Its record says which incarnation it is, and it holds the exclusive lock of its run
 // directory while it lives; the owning node adopts or kills it by that record, and starts another only when the lock is
-// free. That is what keeps two runners from one workspace (POD-1), also with several nodes on one host. Killing ends
-// the whole session and every descendant. At most Limit runners live at once; further starts wait in order, and the
-// longest-idle warm one is stopped for them.
+// free. That is what keeps two runners from one workspace (POD-1), also with several nodes on one host. Stopping ends
+// the whole session and every descendant; a process that has left both (its own session, its parent gone) is ended by the
+// sandbox only. At most Limit runners live at once; further starts wait in order, and the longest-idle warm one is stopped
+// for them.
 package process

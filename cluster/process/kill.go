@@ -96,11 +96,12 @@ func killSession(pid int) {
 	}
 }
 
-// killLeft kills those of a family that still run. One with a session of its own is found by nobody once its parent has ended.
+// killLeft kills those of a family that still run, with what they have started since. One with a session of its own is found by nobody once
+// its parent has ended.
 func killLeft(members []stat) {
 	for _, s := range members {
 		if s.start != "" && startTime(s.pid) == s.start && s.pid != os.Getpid() {
-			_ = syscall.Kill(s.pid, syscall.SIGKILL)
+			killSession(s.pid)
 		}
 	}
 }

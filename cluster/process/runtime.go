@@ -296,7 +296,7 @@ func writeRecord(path string, rec record) error {
 	return os.Rename(tmp, path)
 }
 
-// Stop implements agent.Runtime: it asks with SIGTERM, waits for grace, then kills the session.
+// Stop implements agent.Runtime: it asks with SIGTERM, waits for grace, then kills the session and what hung on it when it was asked.
 func (r *Runtime) Stop(ctx context.Context, id agent.ID, incarnation int64, grace time.Duration) error {
 	r.leave(id)
 	p := r.find(id)
