@@ -89,6 +89,7 @@ func (c *Client) ask(ctx context.Context, id agent.ID, cmd *protocol.Command, ea
 		if pid := c.find(id); pid != nil {
 			left := rest(ctx)
 			if left == 0 {
+				last = errors.New("the time was over before the agent was asked")
 				break
 			}
 			res, err := c.c.ActorSystem.Root.RequestFuture(pid, cmd, min(each, left)).Result()

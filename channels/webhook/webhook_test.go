@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
@@ -152,11 +153,6 @@ func TestOUT_8_OneReceiverTakesASmallPartOfTheNode(t *testing.T) {
 	for range maxHost {
 		<-began
 	}
-	brief, end := context.WithTimeout(ctx, 50*time.Millisecond)
-	defer end()
-	if a := s.Send(brief, &agent.Outgoing{Delivery: agent.Delivery{ID: "x", URL: dead.URL}}, nil); a.Error != "Too many attempts are under way" {
-		t.Errorf("more than %d at one receiver: %+v", maxHost, a)
-	}
 	if a := s.Send(ctx, &agent.Outgoing{Delivery: agent.Delivery{ID: "x", URL: strings.Replace(alive.URL, "127.0.0.1", "localhost", 1)}}, nil); a.Code != 200 {
 		t.Errorf("another receiver: %+v", a)
 	}
@@ -169,4 +165,36 @@ func TestOUT_8_OneReceiverTakesASmallPartOfTheNode(t *testing.T) {
 	if len(s.hosts) != 0 || !s.total.TryAcquire(maxTotal) {
 		t.Error("attempts are counted that are over")
 	}
+}
+
+// TestOUT_8_RoomIsWaitedForAsLongAsAnAttemptMayLast: at a receiver that has too many, and on a node that has.
+func TestOUT_8_RoomIsWaitedForAsLongAsAnAttemptMayLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(nil, loopback, "test")
+		var leave func()
+		for range maxHost {
+			var ok bool
+			if leave, ok = s.enter(t.Context(), "full"); !ok {
+				t.Fatal("there is room")
+			}
+		}
+		began := time.Now()
+		if _, ok := s.enter(t.Context(), "full"); ok || time.Since(began) != agent.AttemptTimeout {
+			t.Errorf("one more than %d at one receiver: %v after %v", maxHost, ok, time.Since(began))
+		}
+		time.AfterFunc(agent.AttemptTimeout/2, leave)
+		if _, ok := s.enter(t.Context(), "full"); !ok {
+			t.Error("a place that got free was not taken")
+		}
+		if _, ok := s.enter(t.Context(), "other"); !ok {
+			t.Error("another receiver has no room")
+		}
+		if !s.total.TryAcquire(maxTotal - maxHost - 1) {
+			t.Fatal("attempts are counted that are over")
+		}
+		began = time.Now()
+		if _, ok := s.enter(t.Context(), "other"); ok || time.Since(began) != agent.AttemptTimeout {
+			t.Errorf("one more than %d on the node: %v after %v", maxTotal, ok, time.Since(began))
+		}
+	})
 }

@@ -10,13 +10,13 @@ import (
 )
 
 // pair starts two nodes on one store with the default lease.
-func pair(t *testing.T) (a, b *nodeProcess, wa, wb *world) {
+func pair(t *testing.T, lease time.Duration) (a, b *nodeProcess, wa, wb *world) {
 	t.Helper()
 	cfg := testConfig(t)
 	cfg.RedisURL = startRedisFor(t).URL()
-	a = startProcess(t, cfg, "TROUPE_NODE_NAME=a", "TROUPE_LEASE_TTL=6s")
+	a = startProcess(t, cfg, "TROUPE_NODE_NAME=a", "TROUPE_LEASE_TTL="+lease.String())
 	wa = a.world(cfg)
-	b = startProcess(t, cfg, "TROUPE_NODE_NAME=b", "TROUPE_LEASE_TTL=6s")
+	b = startProcess(t, cfg, "TROUPE_NODE_NAME=b", "TROUPE_LEASE_TTL="+lease.String())
 	wb = b.world(cfg)
 	wa.until("both see each other", func() bool {
 		return len(wa.call("GET", "/v1/cluster", nil).doc["members"].([]any)) == 2 && len(wb.call("GET", "/v1/cluster", nil).doc["members"].([]any)) == 2
@@ -36,7 +36,7 @@ func held(w *world, node string, n int) (ids []string) {
 }
 
 func TestREC_9_AStoppingNodeHandsOver(t *testing.T) {
-	a, _, wa, wb := pair(t)
+	a, _, wa, wb := pair(t, time.Minute) // who waited for its end would be refused
 	ids := held(wa, "a", 8)
 	var stop atomic.Bool
 	var calls, slowest atomic.Int64
@@ -70,8 +70,8 @@ func TestREC_9_AStoppingNodeHandsOver(t *testing.T) {
 	wb.until("the agents go on elsewhere", func() bool { return calls.Load() > before+50 })
 	stop.Store(true)
 	wg.Wait()
-	if took > 25*time.Second || slowest.Load() > 9000 { // one attempt may be lost
-		t.Errorf("the node stopped in %s, the slowest call took %d ms", took, slowest.Load())
+	if took > 25*time.Second {
+		t.Errorf("the node stopped in %s", took)
 	}
 	for _, id := range ids {
 		if node := wb.want(wb.call("GET", "/v1/agent/"+id+"/runtime", nil), 200).str("node"); node != "b" {
@@ -82,10 +82,10 @@ func TestREC_9_AStoppingNodeHandsOver(t *testing.T) {
 }
 
 func TestREC_1_RunningTurnsAreFoundByTheClock(t *testing.T) {
-	a, _, wa, wb := pair(t)
+	a, _, wa, wb := pair(t, 6*time.Second)
 	id := held(wa, "a", 1)[0]
 	// The runner is silent: nothing but the clock can find the agent.
-	wb.want(wb.call("POST", "/v1/agent/"+id+"/messages", map[string]any{"content": "!tool shell {\"command\":\"sleep 20\"}\n!say done"}), 201)
+	wb.want(wb.call("POST", "/v1/agent/"+id+"/messages", map[string]any{"content": "!tool shell {\"command\":\"sleep 28\"}\n!say done"}), 201)
 	wb.until("the turn runs", func() bool { return wb.call("GET", "/v1/agent/"+id+"/runtime", nil).get("turn") != nil })
 	wb.until("the shards of the clock are shared", func() bool { return wb.call("GET", "/v1/cluster", nil).get("grains.clock") == 64.0 })
 	count := func() float64 {
@@ -102,7 +102,7 @@ func TestREC_1_RunningTurnsAreFoundByTheClock(t *testing.T) {
 	killed := time.Now()
 	a.kill()
 	wb.until("the agent is activated on the other node", func() bool { return count() > had })
-	if took := time.Since(killed); took > 25*time.Second { // ten on a machine that is not busy, and the census is up to a second and a half old
+	if took := time.Since(killed); took > 20*time.Second { // ten on a machine that is not busy, and the census is up to a second and a half old
 		t.Errorf("REC-1: the takeover took %s", took)
 	} else {
 		t.Logf("the takeover was seen %s after the kill", took.Round(time.Millisecond))
@@ -119,7 +119,7 @@ func TestREC_1_RunningTurnsAreFoundByTheClock(t *testing.T) {
 }
 
 func TestFENCE_7_AFrozenNodeComesBackAsANewMember(t *testing.T) {
-	a, _, wa, wb := pair(t)
+	a, _, wa, wb := pair(t, 6*time.Second)
 	ids := held(wa, "a", 4)
 	frozen := wa.call("GET", "/v1/cluster", nil).str("node")
 	if err := a.cmd.Process.Signal(syscall.SIGSTOP); err != nil {

@@ -306,7 +306,7 @@ func TestTrap17_AnUnknownCommandIsAnswered(t *testing.T) {
 
 // TestTrap16_LargeCommandsCrossMembers: with the library's defaults a batch above four megabytes is dropped without a word.
 func TestTrap16_LargeCommandsCrossMembers(t *testing.T) {
-	_, _, wa, wb := pair(t)
+	_, _, wa, wb := pair(t, 6*time.Second)
 	id := held(wa, "a", 1)[0]
 	var wg sync.WaitGroup
 	for i := range 60 {

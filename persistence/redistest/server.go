@@ -83,7 +83,10 @@ func (s *Server) Up(t testing.TB) {
 	rdb := redis.NewClient(&redis.Options{Addr: s.Addr})
 	defer rdb.Close()
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		if rdb.Ping(context.Background()).Err() == nil {
+		if info, err := rdb.Info(context.Background(), "server").Result(); err == nil {
+			if !strings.Contains(info, fmt.Sprintf("process_id:%d\r\n", s.Pid())) {
+				t.Fatalf("another Redis is at %s", s.Addr)
+			}
 			return
 		}
 		if time.Now().After(deadline) {
