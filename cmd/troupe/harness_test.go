@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	goruntime "runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -333,6 +334,23 @@ func (w *world) until(what string, ok func() bool) {
 			w.t.Fatalf("timed out waiting until %s", what)
 		}
 	}
+}
+
+// explain shows where an agent stands if the test has failed, with what else there is to say.
+func (w *world) explain(id string, more func() string) {
+	w.t.Cleanup(func() {
+		if !w.t.Failed() {
+			return
+		}
+		w.t.Log(more())
+		for _, path := range []string{"/runtime", "/messages?limit=10", "/sessions"} {
+			if a, err := w.try("GET", "/v1/agent/"+id+path, nil); err == nil {
+				w.t.Logf("%s: %s", path, a.body)
+			}
+		}
+		stacks := make([]byte, 1<<20)
+		w.t.Logf("%s", stacks[:goruntime.Stack(stacks, true)])
+	})
 }
 
 // stores runs a test on both stores.
